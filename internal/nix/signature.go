@@ -1,0 +1,125 @@
+package nix
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
+	"strings"
+)
+
+// A PublicKey verifies signatures made under its name.
+type PublicKey struct {
+	Name string // conventionally host-1
+	Key  ed25519.PublicKey
+}
+
+// A SecretKey signs path infos.
+type SecretKey struct {
+	Name string
+	Key  ed25519.PrivateKey
+}
+
+// ParsePublicKey reads name:base64. Surrounding white space is ignored.
+func ParsePublicKey(s string) (PublicKey, error) {
+	name, raw, err := splitKey(s, ed25519.PublicKeySize)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("public key: %w", err)
+	}
+	return PublicKey{name, raw}, nil
+}
+
+// ParseSecretKey reads name:base64, where the bytes are the seed followed by the
+// public key. Surrounding white space is ignored. Errors do not show the text.
+func ParseSecretKey(s string) (SecretKey, error) {
+	name, raw, err := splitKey(s, ed25519.PrivateKeySize)
+	if err != nil {
+		return SecretKey{}, fmt.Errorf("secret key: %w", err)
+	}
+	key := ed25519.PrivateKey(raw)
+	if !ed25519.NewKeyFromSeed(key.Seed()).Equal(key) {
+		return SecretKey{}, fmt.Errorf("secret key %q: its public half does not belong to it", clip(name))
+	}
+	return SecretKey{name, key}, nil
+}
+
+func splitKey(s string, size int) (name string, raw []byte, err error) {
+	name, text, ok := strings.Cut(strings.TrimSpace(s), ":")
+	if !ok || name == "" {
+		return "", nil, fmt.Errorf("it is not in the form name:base64")
+	}
+	raw, err = base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return "", nil, fmt.Errorf("%q: its base64 is damaged", clip(name))
+	}
+	if len(raw) != size {
+		return "", nil, fmt.Errorf("%q: it has %d bytes, want %d", clip(name), len(raw), size)
+	}
+	return name, raw, nil
+}
+
+// String returns name:base64.
+func (k PublicKey) String() string {
+	return k.Name + ":" + base64.StdEncoding.EncodeToString(k.Key)
+}
+
+// Text returns name:base64, the content of a secret key file. It is not called
+// String, lest a key be printed by accident.
+func (k SecretKey) Text() string {
+	return k.Name + ":" + base64.StdEncoding.EncodeToString(k.Key)
+}
+
+// Public returns the key that verifies what k signs.
+func (k SecretKey) Public() PublicKey {
+	return PublicKey{k.Name, k.Key.Public().(ed25519.PublicKey)}
+}
+
+// Sign returns k's signature of info as name:base64.
+func (k SecretKey) Sign(info *PathInfo) (string, error) {
+	text, err := info.Fingerprint()
+	if err != nil {
+		return "", err
+	}
+	sig := ed25519.Sign(k.Key, []byte(text))
+	return k.Name + ":" + base64.StdEncoding.EncodeToString(sig), nil
+}
+
+// TrustedKeys are the keys that a store believes, by name.
+type TrustedKeys map[string]PublicKey
+
+// NewTrustedKeys parses the words of a trusted-public-keys setting.
+func NewTrustedKeys(words ...string) (TrustedKeys, error) {
+	keys := make(TrustedKeys, len(words))
+	for _, word := range words {
+		key, err := ParsePublicKey(word)
+		if err != nil {
+			return nil, err
+		}
+		keys[key.Name] = key
+	}
+	return keys, nil
+}
+
+// Trusts reports whether one of info's signatures verifies under one of the keys,
+// or info is content-addressed and its address agrees with its path. A content
+// address says what the content must be; whoever stores it must still hash it.
+func (keys TrustedKeys) Trusts(info *PathInfo) bool {
+	if info.CA != "" && info.CheckContentAddress() == nil {
+		return true
+	}
+	text, err := info.Fingerprint()
+	if err != nil {
+		return false
+	}
+	for _, sig := range info.Signatures {
+		name, encoded, _ := strings.Cut(sig, ":")
+		key, ok := keys[name]
+		if !ok {
+			continue
+		}
+		raw, err := base64.StdEncoding.DecodeString(encoded)
+		if err == nil && ed25519.Verify(key.Key, []byte(text), raw) {
+			return true
+		}
+	}
+	return false
+}
