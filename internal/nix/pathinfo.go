@@ -1,17 +1,12 @@
 package nix
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
-
-// ErrNotValid is wrapped by the error of every store that is asked about a path
-// that it does not hold.
-var ErrNotValid = errors.New("path is not valid")
 
 // A PathInfo is what a store knows of one of its valid paths.
 type PathInfo struct {
@@ -48,24 +43,6 @@ func (info *PathInfo) Fingerprint() (string, error) {
 		b.WriteString(ref.String())
 	}
 	return b.String(), nil
-}
-
-// A HashMismatchError says that content is not what was promised.
-type HashMismatchError struct {
-	Got, Want Hash
-}
-
-func (e *HashMismatchError) Error() string {
-	return fmt.Sprintf("NAR hash is %s, expected %s", e.Got, e.Want)
-}
-
-// A SizeMismatchError says that content has not the promised length.
-type SizeMismatchError struct {
-	Got, Want int64 // bytes of the NAR
-}
-
-func (e *SizeMismatchError) Error() string {
-	return fmt.Sprintf("NAR has %d bytes, expected %d", e.Got, e.Want)
 }
 
 // CheckNAR compares what was read with what info promises; the error is a
