@@ -1,0 +1,95 @@
+package closure
+
+import (
+	"context"
+	"crypto/sha256"
+	"hash"
+	"io"
+
+	"golang.org/x/time/rate"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/progress"
+)
+
+// A checkedNAR passes a NAR on: counted, slowed down where a limit is set, and
+// compared with its path info when written out.
+type checkedNAR struct {
+	ctx   context.Context
+	nar   NAR
+	info  *nix.PathInfo
+	meter *progress.Meter
+	limit *rate.Limiter
+}
+
+// WriteTo writes the NAR to w. The error says so if it is not the one that its
+// path info promises; w has had most or all of it then.
+func (n *checkedNAR) WriteTo(w io.Writer) (int64, error) {
+	out := &narWriter{checkedNAR: n, w: w, hash: sha256.New()}
+	if _, err := n.nar.WriteTo(out); err != nil {
+		return out.size, err
+	}
+	var sum [sha256.Size]byte
+	out.hash.Sum(sum[:0])
+	if err := n.info.CheckNAR(nix.SHA256Hash(sum), out.size); err != nil {
+		return out.size, pathError(n.info, err)
+	}
+	return out.size, nil
+}
+
+// Close does nothing: whoever opened the NAR closes it.
+func (n *checkedNAR) Close() error { return nil }
+
+// Reader returns the NAR as a stream that its reader must check, or nil if there
+// is none.
+func (n *checkedNAR) Reader() io.Reader {
+	if r, ok := n.nar.(io.Reader); ok {
+		return &narReader{checkedNAR: n, r: r}
+	}
+	return nil
+}
+
+// pass accounts for size bytes.
+func (n *checkedNAR) pass(size int) error {
+	n.meter.Bytes(size)
+	if n.limit == nil {
+		return context.Cause(n.ctx)
+	}
+	for size > 0 {
+		part := min(size, n.limit.Burst())
+		if err := n.limit.WaitN(n.ctx, part); err != nil {
+			return err
+		}
+		size -= part
+	}
+	return nil
+}
+
+type narWriter struct {
+	*checkedNAR
+	w    io.Writer
+	hash hash.Hash
+	size int64
+}
+
+func (w *narWriter) Write(p []byte) (int, error) {
+	if err := w.pass(len(p)); err != nil {
+		return 0, err
+	}
+	w.hash.Write(p)
+	w.size += int64(len(p))
+	return w.w.Write(p)
+}
+
+type narReader struct {
+	*checkedNAR
+	r io.Reader
+}
+
+func (r *narReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if passErr := r.pass(n); passErr != nil {
+		return n, passErr
+	}
+	return n, err
+}

@@ -1,0 +1,132 @@
+package closure
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// A Plan says who provides each path of a closure at its destination.
+type Plan struct {
+	Roots      []nix.StorePath
+	Present    []nix.StorePath // valid at the destination already
+	Substitute []nix.StorePath // the destination takes these from its caches
+	Unknown    []*nix.PathInfo // a dry run cannot tell: substituted if a cache has them, else sent
+	Send       []*nix.PathInfo // ours to send, references before referrers
+}
+
+// SendBytes is the size of the NARs to send.
+func (p *Plan) SendBytes() int64 { return narBytes(p.Send) }
+
+// UnknownBytes is the size of the NARs that may be substituted or sent.
+func (p *Plan) UnknownBytes() int64 { return narBytes(p.Unknown) }
+
+// Paths is the number of paths in the closure.
+func (p *Plan) Paths() int {
+	return len(p.Present) + len(p.Substitute) + len(p.Unknown) + len(p.Send)
+}
+
+func narBytes(infos []*nix.PathInfo) (n int64) {
+	for _, info := range infos {
+		n += info.NARSize
+	}
+	return n
+}
+
+// Terms are the conditions of a negotiation.
+type Terms struct {
+	DryRun     bool // change nothing: no locks, no substitution
+	Substitute bool // let the destination take from its caches what they have
+}
+
+// Negotiate asks dst which paths of c it has, and finds out how the rest gets
+// there. Unless terms say otherwise both ends keep the whole closure from garbage
+// collection from here on.
+func Negotiate(ctx context.Context, c *Closure, src Source, dst Target, terms Terms) (*Plan, error) {
+	if holder, ok := src.(Holder); ok && !terms.DryRun {
+		if err := holder.Hold(ctx, c.Paths); err != nil {
+			return nil, err
+		}
+	}
+	valid, err := dst.ValidPaths(ctx, c.Paths, !terms.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	plan := &Plan{Roots: c.Roots, Present: valid}
+	missing := without(c.Paths, valid)
+	substituting, able := dst.(SubstitutingTarget)
+	if terms.Substitute && able && !terms.DryRun && len(missing) > 0 {
+		if plan.Substitute, err = substituting.Substitute(ctx, missing); err != nil {
+			return nil, err
+		}
+		missing = without(missing, plan.Substitute)
+	}
+	infos, err := c.missingInfos(ctx, src, missing)
+	if err != nil {
+		return nil, err
+	}
+	if terms.Substitute && able && terms.DryRun {
+		plan.Unknown = infos
+	} else {
+		plan.Send = infos
+	}
+	return plan, nil
+}
+
+// without returns the paths that are not in known.
+func without(paths, known []nix.StorePath) []nix.StorePath {
+	set := make(map[nix.StorePath]bool, len(known))
+	for _, p := range known {
+		set[p] = true
+	}
+	var rest []nix.StorePath
+	for _, p := range paths {
+		if !set[p] {
+			rest = append(rest, p)
+		}
+	}
+	return rest
+}
+
+// missingInfos returns the path infos of missing, references first, asking src for
+// those that the walk did not bring.
+func (c *Closure) missingInfos(ctx context.Context, src Source, missing []nix.StorePath) ([]*nix.PathInfo, error) {
+	var unknown []nix.StorePath
+	for _, p := range missing {
+		if c.infos[p] == nil {
+			unknown = append(unknown, p)
+		}
+	}
+	if len(unknown) > 0 {
+		infos, err := src.PathInfos(ctx, unknown)
+		if err != nil {
+			return nil, err
+		}
+		for _, info := range infos {
+			c.infos[info.Path] = info
+		}
+		if err := c.checkKnown(unknown); err != nil {
+			return nil, err
+		}
+	}
+	infos := make([]*nix.PathInfo, len(missing))
+	for i, p := range missing {
+		infos[i] = c.infos[p]
+		if err := c.checkReferences(infos[i]); err != nil {
+			return nil, err
+		}
+	}
+	return Sort(infos)
+}
+
+// checkReferences returns an error if a reference of info is outside the closure.
+func (c *Closure) checkReferences(info *nix.PathInfo) error {
+	for _, ref := range info.References {
+		if _, found := slices.BinarySearchFunc(c.Paths, ref, nix.StorePath.Compare); !found {
+			return fmt.Errorf("%s refers to %s: %w in the source", info.Path, ref, nix.ErrNotValid)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+// Package closure moves closures between stores: it walks one, negotiates with the
+// other end what is missing there, and copies that. It declares the stores that it
+// copies between.
+package closure
+
+import (
+	"context"
+	"io"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// A Source is a store that paths are copied from. Its methods may be called
+// concurrently. A Source may also be a ClosureInfoSource, a ClosurePathSource
+// or a Holder.
+type Source interface {
+	// PathInfos returns what is known of those of paths that are valid.
+	PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error)
+	// OpenLane returns a further stream of NARs. Where no more can be had, lanes
+	// that are open go on.
+	OpenLane(ctx context.Context) (SourceLane, error)
+}
+
+// A ClosureInfoSource answers for a whole closure at once. The error wraps
+// nix.ErrNotValid if a root is not valid.
+type ClosureInfoSource interface {
+	Closure(ctx context.Context, roots []nix.StorePath) ([]*nix.PathInfo, error)
+}
+
+// A ClosurePathSource answers for a whole closure at once, without path infos.
+type ClosurePathSource interface {
+	ClosurePaths(ctx context.Context, roots []nix.StorePath) ([]nix.StorePath, error)
+}
+
+// A Holder keeps paths from garbage collection until it is closed.
+type Holder interface {
+	// Hold need not wait: an error may show in a later call.
+	Hold(ctx context.Context, paths []nix.StorePath) error
+}
+
+// A SourceLane delivers NARs one after another. Request may be called by one
+// goroutine while another calls Next.
+type SourceLane interface {
+	// Request asks for a NAR ahead of time and does not wait for it.
+	Request(ctx context.Context, info *nix.PathInfo) error
+	// Next returns the NAR that was requested first and not yet taken. It is closed
+	// before the following one is taken.
+	Next(ctx context.Context) (NAR, error)
+	// Lookahead is how many bytes of NARs are worth requesting ahead.
+	Lookahead() int64
+	// Abort ends the lane at once and wakes whoever waits for it.
+	Abort()
+}
+
+// A NAR is the contents of one path on the way. It may be an io.Reader as well;
+// either is used, not both.
+type NAR interface {
+	io.WriterTo
+	io.Closer
+}
+
+// A Target is a store that paths are copied to. Its methods may be called
+// concurrently.
+type Target interface {
+	// ValidPaths returns those of paths that are valid. With lock all of paths,
+	// valid or not, are kept from garbage collection until the target is closed.
+	ValidPaths(ctx context.Context, paths []nix.StorePath, lock bool) ([]nix.StorePath, error)
+	// OpenLane returns a further way in. Where no more can be had, lanes that are
+	// open go on.
+	OpenLane(ctx context.Context) (TargetLane, error)
+	// AnyOrder reports whether a path may be added before its references.
+	AnyOrder() bool
+}
+
+// A SubstitutingTarget can fetch paths from caches of its own.
+type SubstitutingTarget interface {
+	// Substitute tries to make paths valid and returns those that are.
+	Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
+}
+
+// A TargetLane takes paths one after another.
+type TargetLane interface {
+	// Add takes one path. It returns when nar is used up; done is called once, then
+	// or later and from any goroutine, with nil when the path is valid. After an
+	// error of Add the lane is of no more use.
+	Add(ctx context.Context, info *nix.PathInfo, nar NAR, done func(error)) error
+	// Flush is called before waiting for done.
+	Flush() error
+	// Abort ends the lane at once and wakes whoever waits for it.
+	Abort()
+}

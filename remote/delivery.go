@@ -1,0 +1,115 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// Request asks for a NAR ahead of time and does not wait for it.
+func (l *Lane) Request(ctx context.Context, info *nix.PathInfo) error {
+	d := &Delivery{
+		c:      l.c,
+		ready:  make(chan struct{}),
+		back:   make(chan struct{}),
+		ended:  make(chan struct{}),
+		stream: io.LimitedReader{N: info.NARSize},
+	}
+	l.mu.Lock()
+	l.pending = append(l.pending, d)
+	l.mu.Unlock()
+	k := &call{
+		what: "receive " + info.Path.String(),
+		read: d.lend,
+		done: func(err error) { d.err = err; close(d.ended) },
+	}
+	return l.c.send(k, true, func(w *wire.Writer) error {
+		w.Uint64(cmdDumpStorePath)
+		w.Path(info.Path)
+		return nil
+	})
+}
+
+// Next waits for the NAR that was requested first and not yet taken. It must be
+// closed before the following one is taken.
+func (l *Lane) Next(ctx context.Context) (*Delivery, error) {
+	l.mu.Lock()
+	d := l.pending[0]
+	l.pending = l.pending[1:]
+	l.mu.Unlock()
+	select {
+	case <-d.ready:
+		return d, nil
+	case <-d.ended:
+		return nil, d.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// A Delivery is a NAR on its way from the far end: as many bytes as its path info
+// says. The reader must check that they are a NAR, and the right one.
+type Delivery struct {
+	c      *conn
+	stream io.LimitedReader
+	ready  chan struct{} // closed when stream is lent to the taker
+	back   chan struct{} // closed when the taker gives it back
+	given  bool          // back is closed
+	last   error         // of reading; set before back is closed
+	ended  chan struct{} // closed when the session is done with it
+	err    error         // set before ended is closed
+}
+
+// lend runs on the session's reading goroutine: it stands aside while the taker
+// reads, and skips what the taker left.
+func (d *Delivery) lend(r *wire.Reader) error {
+	d.stream.R = r.Raw()
+	close(d.ready)
+	select {
+	case <-d.back:
+	case <-d.c.closing:
+		return errClosed
+	}
+	if d.last != nil {
+		return d.last
+	}
+	if _, err := io.Copy(io.Discard, &d.stream); err != nil {
+		return err
+	}
+	if d.stream.N > 0 {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// Read reads the NAR. An error says how the far end failed.
+func (d *Delivery) Read(p []byte) (int, error) {
+	n, err := d.stream.Read(p)
+	if err == nil || errors.Is(err, io.EOF) && d.stream.N == 0 {
+		return n, err
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	d.last = err
+	d.Close()
+	<-d.ended
+	return n, d.err
+}
+
+// WriteTo writes the rest of the NAR to w.
+func (d *Delivery) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{d})
+}
+
+// Close gives the session's stream back; the unread rest is skipped.
+func (d *Delivery) Close() error {
+	if !d.given {
+		d.given = true
+		close(d.back)
+	}
+	return nil
+}

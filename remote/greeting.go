@@ -1,0 +1,110 @@
+package remote
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// marker begins the line that our start script prints before it starts a program;
+// the program's name or path follows.
+const marker = "@copy-closure-far-end "
+
+// maxPrelude bounds what a far end may print before it speaks the protocol.
+const maxPrelude = 64 << 10
+
+// A prelude is what the far end printed before its greeting.
+type prelude struct {
+	program string // what the start script found; empty where there was no script
+	noise   string // everything else
+}
+
+// readGreeting reads up to the server's magic number and its version.
+func (c *conn) readGreeting(r *wire.Reader) error {
+	var err error
+	if c.prelude, err = readPrelude(r); err != nil {
+		return err
+	}
+	c.version = r.Uint64()
+	if err := r.Err(); err != nil {
+		return err
+	}
+	if c.version>>8 != 2 || c.version < serveMinVersion {
+		return &wire.FormatError{Msg: fmt.Sprintf("it speaks version %d.%d of the serve protocol; 2.4 (Nix 2.0) or newer is needed",
+			c.version>>8, c.version&0xff)}
+	}
+	if c.prelude.noise != "" {
+		c.log.Warn("the far end's shell prints text before the program starts; make its start-up files quiet for non-interactive logins",
+			"text", quoteForeign(c.prelude.noise))
+	}
+	close(c.greeted)
+	return nil
+}
+
+// readPrelude finds the server's magic number behind whatever a login shell prints.
+func readPrelude(r *wire.Reader) (prelude, error) {
+	magic := string(binary.LittleEndian.AppendUint64(nil, serveMagicServer))
+	var p prelude
+	var text []byte
+	for len(text) < maxPrelude {
+		b, err := r.Raw().ReadByte()
+		if err != nil {
+			return p, &preludeError{text: p.noise + string(text), missing: p.program == missingProgram, err: err}
+		}
+		text = append(text, b)
+		switch {
+		case b == '\n':
+			p.addLine(string(text))
+			text = text[:0]
+		case strings.HasSuffix(string(text), magic):
+			p.noise += string(text[:len(text)-len(magic)])
+			return p, nil
+		}
+		if len(p.noise) > maxPrelude {
+			break
+		}
+	}
+	return p, &preludeError{text: p.noise + string(text), endless: true}
+}
+
+// addLine takes a whole line, which may be the marker with noise before it.
+func (p *prelude) addLine(line string) {
+	noise, found, ok := strings.Cut(line, marker)
+	p.noise += noise
+	if ok {
+		p.program = strings.TrimSpace(found)
+	}
+}
+
+// missingProgram is what the start script says in place of a program.
+const missingProgram = "none"
+
+// A preludeError says that no server ever spoke.
+type preludeError struct {
+	text    string // what came instead
+	endless bool   // and would not stop
+	missing bool   // the start script found no program
+	err     error  // of reading
+	cause   error  // how the far program ended, if it did
+}
+
+func (e *preludeError) Error() string {
+	switch {
+	case e.missing:
+		return "there is neither copy-closure nor nix-store on the far end, in PATH or the usual profile directories; install one of them there, or say where it is with ?remote-program=PATH"
+	case e.text != "":
+		text := "the far end does not speak Nix's serve protocol; it printed " + quoteForeign(e.text) +
+			" (a login banner or shell start-up file may be in the way)"
+		if e.cause != nil {
+			text += "; " + farError(e.cause).Error()
+		}
+		return text
+	case e.cause != nil:
+		return farError(e.cause).Error()
+	}
+	return "the far end closed the connection before it said anything"
+}
+
+func (e *preludeError) Unwrap() []error { return []error{e.err, e.cause} }

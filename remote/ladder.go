@@ -1,0 +1,101 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// A Host starts programs on the machine of a far store.
+type Host interface {
+	// Start hands a command to the login shell there and returns the program's
+	// standard input and output at once. Close ends the program; its error says how
+	// it ended, with what it wrote to standard error.
+	Start(ctx context.Context, command string) (io.ReadWriteCloser, error)
+}
+
+// Access is what a far end is asked to allow.
+type Access int
+
+const (
+	Look  Access = iota // queries only: nothing changes there
+	Read                // and temporary roots, where it can
+	Write               // and paths may be added
+)
+
+// A FarEnd says which program to start on a host and with which store. The zero
+// value searches for the best.
+type FarEnd struct {
+	Program string // as Nix's remote-program: given to the shell as it is; empty: search
+	Store   string // as Nix's remote-store; empty: the program's default
+	Access  Access
+}
+
+// Open starts a far end on host. It does not wait for an answer: the far end's
+// greeting is read behind the first request.
+func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error) {
+	var s *Store
+	open := func(ctx context.Context, further bool) (io.ReadWriteCloser, error) {
+		command := far.startCommand()
+		if further && s.first.prelude.program != "" {
+			command = far.command(Quote(s.first.prelude.program))
+		}
+		return host.Start(ctx, command)
+	}
+	s, err := newStore(ctx, open, o)
+	return s, err
+}
+
+// startCommand is the command of the first session.
+func (f FarEnd) startCommand() string {
+	if f.Program != "" {
+		return f.command(f.Program)
+	}
+	return "exec /bin/sh -c " + Quote(fmt.Sprintf(startScript, f.arguments("copy-closure"), f.arguments("nix-store"))) +
+		" sh" + quoteAfterSpace(f.Store)
+}
+
+// startScript finds the best program and starts it behind the marker line. It
+// holds no single quote and no backslash, so that every login shell hands it on.
+const startScript = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin /usr/bin /bin; do PATH="$PATH:$d"; done; export PATH
+if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; exec copy-closure %s ${1:+--store "$1"}; fi
+if command -v nix-store >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-store)"; exec nix-store %s ${1:+--store "$1"}; fi
+echo "` + marker + missingProgram + `"; exit 127`
+
+// command starts a program that is known to be there.
+func (f FarEnd) command(program string) string {
+	words := strings.Fields(strings.Trim(program, "'"))
+	args := f.arguments(words[len(words)-1])
+	if f.Store != "" {
+		args += " --store" + quoteAfterSpace(f.Store)
+	}
+	return program + " " + args
+}
+
+// arguments are those that make a program serve, by its name.
+func (f FarEnd) arguments(program string) string {
+	name := program[strings.LastIndexByte(program, '/')+1:]
+	ours := name == "copy-closure"
+	switch {
+	case ours && f.Access == Write:
+		return "serve --write --trust-client"
+	case ours:
+		return "serve --read-only"
+	case f.Access == Look:
+		return "--serve"
+	}
+	return "--serve --write"
+}
+
+func quoteAfterSpace(word string) string {
+	if word == "" {
+		return ""
+	}
+	return " " + Quote(word)
+}
+
+// Quote makes one word of s for a POSIX shell, and for fish.
+func Quote(s string) string {
+	return "'" + strings.NewReplacer("'", `'"'"'`, `\`, `'"\\"'`).Replace(s) + "'"
+}

@@ -1,0 +1,254 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// Commands of the serve protocol.
+const (
+	cmdQueryValidPaths = 1
+	cmdQueryPathInfos  = 2
+	cmdDumpStorePath   = 3
+	cmdImportPaths     = 4
+	cmdQueryClosure    = 7
+	cmdAddToStoreNar   = 9
+)
+
+// Options say how a far store is used. The zero value is usable.
+type Options struct {
+	StoreDir nix.StoreDir // default /nix/store
+	Logger   *slog.Logger // nil discards
+}
+
+// A Store is a store behind sessions of Nix's serve protocol. Its methods may be
+// called concurrently; requests of one session are pipelined.
+type Store struct {
+	dir    nix.StoreDir
+	log    *slog.Logger
+	open   opener
+	first  *conn
+	rounds atomic.Int64
+
+	mu    sync.Mutex
+	conns []*conn // all that were opened
+	taken bool    // first is given out as a lane
+}
+
+// An opener starts the server of one more session, first or further.
+type opener func(ctx context.Context, further bool) (io.ReadWriteCloser, error)
+
+func newStore(ctx context.Context, open opener, o Options) (*Store, error) {
+	s := &Store{dir: o.StoreDir, log: o.Logger, open: open}
+	if s.dir == "" {
+		s.dir = nix.DefaultStoreDir
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	stream, err := open(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	s.first = newConn(stream, s.dir, s.log)
+	s.conns = []*conn{s.first}
+	return s, nil
+}
+
+// Greet waits for the far end's greeting, so that an error of starting it is told
+// before anything else is done. Without it the first request does that.
+func (s *Store) Greet(ctx context.Context) error {
+	if err := s.first.flush(); err != nil {
+		return err
+	}
+	select {
+	case <-s.first.greeted:
+		return nil
+	case <-s.first.ended:
+		return s.first.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Describe names the program at the far end and its protocol, for people. It is
+// empty before the first answer.
+func (s *Store) Describe() string {
+	select {
+	case <-s.first.greeted:
+	default:
+		return ""
+	}
+	program := s.first.prelude.program
+	if program == "" {
+		program = "a program of the far end's choice"
+	}
+	return fmt.Sprintf("%s, serve protocol %d.%d", program, s.first.version>>8, s.first.version&0xff)
+}
+
+// Forced reports whether the far end ignored our start script, as it does where a
+// forced command decides what runs. It is known after the first answer.
+func (s *Store) Forced() bool {
+	select {
+	case <-s.first.greeted:
+		return s.first.prelude.program == ""
+	default:
+		return false
+	}
+}
+
+// RoundTrips returns how often a caller had to wait for an answer so far.
+func (s *Store) RoundTrips() int { return int(s.rounds.Load()) }
+
+// ValidPaths returns those of paths that are valid. With lock the far end keeps
+// all of them from garbage collection until Close, as far as it is allowed to;
+// with substitute it first tries to fetch what is missing from its caches.
+func (s *Store) ValidPaths(ctx context.Context, paths []nix.StorePath, lock, substitute bool) ([]nix.StorePath, error) {
+	var valid []nix.StorePath
+	s.rounds.Add(1)
+	err := s.first.ask(ctx, "ask which paths are valid", func(w *wire.Writer) {
+		writeValidPaths(w, paths, lock, substitute)
+	}, func(r *wire.Reader) error {
+		valid = r.Paths(s.dir, len(paths))
+		return checkSubset("valid paths", valid, paths)
+	})
+	return valid, err
+}
+
+func writeValidPaths(w *wire.Writer, paths []nix.StorePath, lock, substitute bool) {
+	w.Uint64(cmdQueryValidPaths)
+	w.Bool(lock)
+	w.Bool(substitute)
+	w.Paths(paths)
+}
+
+// Hold asks the far end to keep paths from garbage collection until Close, and does
+// not wait: an error of the session shows in the next request.
+func (s *Store) Hold(ctx context.Context, paths []nix.StorePath) error {
+	k := &call{
+		what: "lock paths",
+		read: func(r *wire.Reader) error { r.Paths(s.dir, len(paths)); return r.Err() },
+		done: func(error) {},
+	}
+	return s.first.send(k, false, func(w *wire.Writer) error {
+		writeValidPaths(w, paths, true, false)
+		return nil
+	})
+}
+
+// ClosurePaths returns the closure of roots, roots included, in no useful order.
+// An error wraps nix.ErrNotValid if a root is not valid.
+func (s *Store) ClosurePaths(ctx context.Context, roots []nix.StorePath) ([]nix.StorePath, error) {
+	var paths []nix.StorePath
+	s.rounds.Add(1)
+	err := s.first.ask(ctx, "ask for the closure", func(w *wire.Writer) {
+		w.Uint64(cmdQueryClosure)
+		w.Bool(false)
+		w.Paths(roots)
+	}, func(r *wire.Reader) error {
+		paths = r.Paths(s.dir, wire.MaxPaths)
+		return r.Err()
+	})
+	return paths, err
+}
+
+// PathInfos returns what the far end knows of those of paths that are valid there.
+func (s *Store) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	var infos []*nix.PathInfo
+	s.rounds.Add(1)
+	err := s.first.ask(ctx, "ask for path infos", func(w *wire.Writer) {
+		w.Uint64(cmdQueryPathInfos)
+		w.Paths(paths)
+	}, func(r *wire.Reader) error {
+		var err error
+		infos, err = s.readPathInfos(r, paths)
+		return err
+	})
+	return infos, err
+}
+
+func (s *Store) readPathInfos(r *wire.Reader, asked []nix.StorePath) ([]*nix.PathInfo, error) {
+	var infos []*nix.PathInfo
+	var paths []nix.StorePath
+	for {
+		path := r.OptionalPath(s.dir)
+		if path.IsZero() {
+			if err := r.Err(); err != nil {
+				return nil, err
+			}
+			return infos, checkSubset("path infos", paths, asked)
+		}
+		if len(infos) == len(asked) {
+			return nil, &wire.FormatError{Msg: "it sends more path infos than were asked for"}
+		}
+		info := s.readPathInfo(r, path)
+		if err := r.Err(); err != nil {
+			return nil, fmt.Errorf("path info of %s: %w", path, err)
+		}
+		infos, paths = append(infos, info), append(paths, path)
+	}
+}
+
+// readPathInfo reads the fields of version 2.4 and later behind the path.
+func (s *Store) readPathInfo(r *wire.Reader, path nix.StorePath) *nix.PathInfo {
+	info := &nix.PathInfo{Path: path}
+	info.Deriver = r.OptionalPath(s.dir)
+	info.References = r.Paths(s.dir, wire.MaxReferences)
+	info.SortReferences()
+	r.Uint64() // download size: the same as the NAR size
+	info.NARSize = r.Int64()
+	hash, err := nix.ParseHash(r.String(wire.MaxField))
+	if err == nil && hash.Algorithm() != nix.SHA256 {
+		err = fmt.Errorf("NAR hash is not sha256")
+	}
+	info.CA = r.String(wire.MaxField)
+	info.Signatures = r.Strings(wire.MaxSignatures, wire.MaxField)
+	info.NARHash = hash
+	if err == nil && info.NARSize == 0 {
+		err = fmt.Errorf("NAR size is not known")
+	}
+	if err != nil {
+		r.Fail(&wire.FormatError{Msg: err.Error()})
+	}
+	return info
+}
+
+// checkSubset returns an error unless all of got were asked for, each at most once.
+func checkSubset(what string, got, asked []nix.StorePath) error {
+	known := make(map[nix.StorePath]bool, len(asked))
+	for _, p := range asked {
+		known[p] = true
+	}
+	for _, p := range got {
+		if !known[p] {
+			return &wire.FormatError{Msg: fmt.Sprintf("it answers with %s that hold %s, which was not asked for or came before", what, p)}
+		}
+		known[p] = false
+	}
+	return nil
+}
+
+// Close ends all sessions, and with them the far end's temporary roots. It returns
+// an error if a far program ended badly although every request was answered.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	conns := slices.Clone(s.conns)
+	s.conns = nil
+	s.mu.Unlock()
+	errs := make([]error, len(conns))
+	var all sync.WaitGroup
+	for i, c := range conns {
+		all.Go(func() { errs[i] = c.close() })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
