@@ -104,10 +104,13 @@ func (s *Settings) include(file, dir string, optional bool, depth int) error {
 		file = filepath.Join(dir, file)
 	}
 	err := s.readFile(file, depth+1)
-	if optional && errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case optional:
 		return nil
 	}
-	return err
+	return fmt.Errorf("include %s: there is no such file", file)
 }
 
 // set gives a key its value; "extra-" appends to what is there.
