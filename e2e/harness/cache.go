@@ -1,0 +1,86 @@
+package harness
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// CacheDir returns where closures that take long to make are kept between
+// runs: $COPY_CLOSURE_TEST_CACHE, or copy-closure-test in the user's cache.
+func CacheDir() (string, error) {
+	if dir := os.Getenv("COPY_CLOSURE_TEST_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("set COPY_CLOSURE_TEST_CACHE: %w", err)
+	}
+	return filepath.Join(dir, "copy-closure-test"), nil
+}
+
+// cached returns the closure of that name from the cache, or makes it: fill
+// puts trees, named as the store paths they will be, into DIR/contents and
+// returns what they are, references first. Processes that want the same
+// closure wait for the one that makes it.
+func cached(name string, fill func(dir string) ([]Object, error)) (*cachedClosure, error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(cache, name+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(cache, name)
+	objects, err := readObjects(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		objects, err = fillCache(dir, fill)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("closure %s: %w", name, err)
+	}
+	return &cachedClosure{Closure: newClosure(objects), dir: dir}, nil
+}
+
+func fillCache(dir string, fill func(dir string) ([]Object, error)) ([]Object, error) {
+	fresh := dir + ".new"
+	if err := RemoveAll(fresh); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(fresh, "contents"), 0o755); err != nil {
+		return nil, err
+	}
+	objects, err := fill(fresh)
+	if err != nil {
+		return nil, errors.Join(err, RemoveAll(fresh))
+	}
+	data, err := json.Marshal(objects)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(fresh, "closure.json"), data, 0o644); err != nil {
+		return nil, err
+	}
+	return objects, os.Rename(fresh, dir)
+}
+
+func readObjects(dir string) ([]Object, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "closure.json"))
+	if err != nil {
+		return nil, err
+	}
+	var objects []Object
+	return objects, json.Unmarshal(data, &objects)
+}
