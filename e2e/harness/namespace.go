@@ -45,11 +45,7 @@ const confDir = "/nix/etc"
 
 // NewNamespace prepares a store for being /nix.
 func NewNamespace(s *Store, readOnly bool) (*Namespace, error) {
-	conf := filepath.Join(s.Root, confDir)
-	if err := os.MkdirAll(conf, 0o755); err != nil {
-		return nil, err
-	}
-	err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte(nixConf), 0o644)
+	err := WriteNixConf(filepath.Join(s.Root, confDir))
 	return &Namespace{Store: s, ReadOnly: readOnly}, err
 }
 
@@ -71,14 +67,15 @@ func (n *Namespace) Env() []string {
 }
 
 // AsNobody returns the command line with which root runs args as the user
-// nobody, with home as its home directory.
+// nobody, with home as its home directory and the place of its scratch files.
 func AsNobody(home string, args ...string) ([]string, error) {
 	nobody, err := user.Lookup("nobody")
 	if err != nil {
 		return nil, err
 	}
 	line := []string{"setpriv", "--reuid=" + nobody.Uid, "--regid=" + nobody.Gid, "--clear-groups", "--",
-		"env", "HOME=" + home, "USER=nobody", "LOGNAME=nobody", "XDG_CACHE_HOME=" + home + "/cache"}
+		"env", "HOME=" + home, "USER=nobody", "LOGNAME=nobody",
+		"TMPDIR=" + home, "XDG_CACHE_HOME=" + home + "/cache"}
 	return append(line, args...), nil
 }
 

@@ -32,17 +32,21 @@ substituters =
 // NewStore has Nix make a store below root, which is created.
 func NewStore(ctx context.Context, root string) (*Store, error) {
 	s := &Store{Root: root}
-	conf := filepath.Join(root, "etc/nix")
-	if err := os.MkdirAll(conf, 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte(nixConf), 0o644); err != nil {
+	if err := WriteNixConf(filepath.Join(root, "etc/nix")); err != nil {
 		return nil, err
 	}
 	if _, err := s.Nix(ctx, nil, "nix-store", "--init"); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// WriteNixConf makes dir one that NIX_CONF_DIR can name.
+func WriteNixConf(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "nix.conf"), []byte(nixConf), 0o644)
 }
 
 // Env returns the variables (K=V) with which Nix's programs use this store and
