@@ -13,7 +13,6 @@ import (
 	"sync"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
-	"github.com/copy-closure/copy-closure/internal/wire"
 )
 
 // A Store is a store in memory. Its methods may be called concurrently.
@@ -196,6 +195,9 @@ func (o Object) verify() error {
 	if err := o.Info.CheckNAR(sum, int64(len(o.NAR))); err != nil {
 		return fmt.Errorf("%s: %w", o.Info.Path, err)
 	}
+	if err := checkArchive(o.NAR); err != nil {
+		return fmt.Errorf("%s: %w", o.Info.Path, err)
+	}
 	if o.Info.CA == "" {
 		return nil
 	}
@@ -224,13 +226,11 @@ func (o Object) contentHash(ca nix.ContentAddress) (nix.Hash, error) {
 		}
 		return hashWith(ca.Hash.Algorithm(), o.NAR)
 	}
-	r := wire.NewReader(bytes.NewReader(o.NAR))
-	for _, token := range []string{"nix-archive-1", "(", "type", "regular", "contents"} {
-		if r.String(len(o.NAR)) != token {
-			return nix.Hash{}, fmt.Errorf("content address %s is for a plain file", ca)
-		}
+	text, err := archiveFile(o.NAR)
+	if err != nil {
+		return nix.Hash{}, fmt.Errorf("content address %s is for a plain file: %w", ca, err)
 	}
-	return hashWith(ca.Hash.Algorithm(), []byte(r.String(len(o.NAR))))
+	return hashWith(ca.Hash.Algorithm(), []byte(text))
 }
 
 func hashWith(algo nix.HashAlgorithm, b []byte) (nix.Hash, error) {
