@@ -144,6 +144,7 @@ func (c *conn) ask(ctx context.Context, what string, write func(w *wire.Writer),
 func (c *conn) readAnswers() {
 	defer close(c.ended)
 	r := wire.NewReader(c.stream)
+	blamed := false // a call had the error that ended the session
 	if err := c.readGreeting(r); err != nil {
 		c.err = c.explain(err)
 	}
@@ -159,12 +160,18 @@ func (c *conn) readAnswers() {
 		if err != nil {
 			c.err = fmt.Errorf("%s: %w", k.what, c.explain(err))
 			k.done(c.err)
+			blamed = true
 			break
 		}
 		k.done(nil)
 	}
 	c.queue.close()
 	for k := c.queue.pop(); k != nil; k = c.queue.pop() {
+		if c.err != nil && !blamed {
+			k.done(c.err)
+			blamed = true
+			continue
+		}
 		k.done(c.abandoned())
 	}
 }
@@ -199,7 +206,9 @@ func (c *conn) explain(err error) error {
 	case ours != nil:
 		return *ours
 	case errors.As(err, &prelude):
-		prelude.cause = closeErr
+		if closeErr != nil {
+			prelude.cause = farError(closeErr)
+		}
 		return prelude
 	case errors.As(err, &format):
 		return fmt.Errorf("the far end broke the protocol: %w", err)

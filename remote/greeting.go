@@ -87,7 +87,7 @@ type preludeError struct {
 	endless bool   // and would not stop
 	missing bool   // the start script found no program
 	err     error  // of reading
-	cause   error  // how the far program ended, if it did
+	cause   error  // how the far program ended, where it told
 }
 
 func (e *preludeError) Error() string {
@@ -98,11 +98,11 @@ func (e *preludeError) Error() string {
 		text := "the far end does not speak Nix's serve protocol; it printed " + quoteForeign(e.text) +
 			" (a login banner or shell start-up file may be in the way)"
 		if e.cause != nil {
-			text += "; " + farError(e.cause).Error()
+			text += "; " + e.cause.Error()
 		}
 		return text
 	case e.cause != nil:
-		return farError(e.cause).Error()
+		return e.cause.Error()
 	}
 	return "the far end closed the connection before it said anything"
 }

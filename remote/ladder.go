@@ -56,12 +56,25 @@ func (f FarEnd) startCommand() string {
 		" sh" + quoteAfterSpace(f.Store)
 }
 
-// startScript finds the best program and starts it behind the marker line. It
-// holds no single quote and no backslash, so that every login shell hands it on.
-const startScript = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin /usr/bin /bin; do PATH="$PATH:$d"; done; export PATH
-if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; exec copy-closure %s ${1:+--store "$1"}; fi
+// searchPath adds the directories where Nix and copy-closure usually are. It holds
+// no single quote and no backslash, so that every login shell hands it on.
+const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin /usr/bin /bin; do PATH="$PATH:$d"; done; export PATH
+`
+
+// startScript finds the best program and starts it behind the marker line.
+const startScript = searchPath + `if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; exec copy-closure %s ${1:+--store "$1"}; fi
 if command -v nix-store >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-store)"; exec nix-store %s ${1:+--store "$1"}; fi
 echo "` + marker + missingProgram + `"; exit 127`
+
+// Command is a command line for a login shell that runs script in /bin/sh, with
+// the directories in PATH where a far end is searched, and args as $1, $2 and so on.
+func Command(script string, args ...string) string {
+	command := "exec /bin/sh -c " + Quote(searchPath+script) + " sh"
+	for _, arg := range args {
+		command += " " + Quote(arg)
+	}
+	return command
+}
 
 // command starts a program that is known to be there.
 func (f FarEnd) command(program string) string {

@@ -51,6 +51,10 @@ func (s *Store) lane(c *conn) *Lane {
 // the path. References must be valid there, or ahead of the path in this lane.
 // After an error of Add the lane is of no more use.
 func (l *Lane) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, done func(error)) error {
+	if err := l.s.Greet(ctx); err != nil { // its version decides on the request
+		done(err)
+		return err
+	}
 	k := &call{
 		what: "send " + info.Path.String(),
 		read: readAcknowledgement,
@@ -70,7 +74,16 @@ func (l *Lane) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, don
 func (l *Lane) Lookahead() int64 { return 4 << 20 }
 
 // Abort ends the session at once; whoever waits for it gets an error.
-func (l *Lane) Abort() { l.c.stream.Close() }
+func (l *Lane) Abort() {
+	if s, ok := l.c.stream.(aborter); ok {
+		s.Abort()
+	} else {
+		l.c.stream.Close()
+	}
+}
+
+// An aborter is a stream that can be ended without waiting for the far program.
+type aborter interface{ Abort() }
 
 // Flush hands on what is buffered. It must be called before waiting for done.
 func (l *Lane) Flush() error { return l.c.flush() }

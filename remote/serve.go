@@ -67,6 +67,11 @@ func newStore(ctx context.Context, open opener, o Options) (*Store, error) {
 // Greet waits for the far end's greeting, so that an error of starting it is told
 // before anything else is done. Without it the first request does that.
 func (s *Store) Greet(ctx context.Context) error {
+	select {
+	case <-s.first.greeted:
+		return nil
+	default:
+	}
 	if err := s.first.flush(); err != nil {
 		return err
 	}
@@ -80,19 +85,25 @@ func (s *Store) Greet(ctx context.Context) error {
 	}
 }
 
-// Describe names the program at the far end and its protocol, for people. It is
-// empty before the first answer.
+// Describe names the program at the far end and its protocol, for people. It may
+// be called after the first answer.
 func (s *Store) Describe() string {
-	select {
-	case <-s.first.greeted:
-	default:
-		return ""
-	}
-	program := s.first.prelude.program
+	program := s.Program()
 	if program == "" {
 		program = "a program of the far end's choice"
 	}
 	return fmt.Sprintf("%s, serve protocol %d.%d", program, s.first.version>>8, s.first.version&0xff)
+}
+
+// Program is the path of what serves at the far end, empty where the far end chose
+// it or before the first answer.
+func (s *Store) Program() string {
+	select {
+	case <-s.first.greeted:
+		return s.first.prelude.program
+	default:
+		return ""
+	}
 }
 
 // Forced reports whether the far end ignored our start script, as it does where a
@@ -145,14 +156,15 @@ func (s *Store) Hold(ctx context.Context, paths []nix.StorePath) error {
 	})
 }
 
-// ClosurePaths returns the closure of roots, roots included, in no useful order.
-// An error wraps nix.ErrNotValid if a root is not valid.
-func (s *Store) ClosurePaths(ctx context.Context, roots []nix.StorePath) ([]nix.StorePath, error) {
+// ClosurePaths returns the closure of roots, roots included, in no useful order;
+// with outputs those of derivations belong to it. An error wraps nix.ErrNotValid if
+// a root is not valid.
+func (s *Store) ClosurePaths(ctx context.Context, roots []nix.StorePath, outputs bool) ([]nix.StorePath, error) {
 	var paths []nix.StorePath
 	s.rounds.Add(1)
 	err := s.first.ask(ctx, "ask for the closure", func(w *wire.Writer) {
 		w.Uint64(cmdQueryClosure)
-		w.Bool(false)
+		w.Bool(outputs)
 		w.Paths(roots)
 	}, func(r *wire.Reader) error {
 		paths = r.Paths(s.dir, wire.MaxPaths)
