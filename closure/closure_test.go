@@ -176,8 +176,7 @@ func TestRefusedPath(t *testing.T) {
 	if got := len(target.All()); got != 10 {
 		t.Errorf("%d paths are valid, want the 10 before the refused one", got)
 	}
-	target.fail = nix.StorePath{}
-	plan, err := push(t, c, target, closure.Terms{}, closure.CopyOptions{})
+	plan, err := push(t, c, &strictTarget{Store: target.Store}, closure.Terms{}, closure.CopyOptions{})
 	if err != nil || len(plan.Send) != 10 {
 		t.Errorf("retry sends %d paths, error %v; want the 10 that were missing", len(plan.Send), err)
 	}
