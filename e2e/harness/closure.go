@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -44,6 +43,9 @@ func (c *Closure) NarSize() int64 {
 	}
 	return sum
 }
+
+// Prefix returns the closure of the first n paths.
+func (c *Closure) Prefix(n int) *Closure { return newClosure(c.Paths[:n]) }
 
 // newClosure finds the roots of objects that are in order already.
 func newClosure(objects []Object) *Closure {
@@ -101,19 +103,38 @@ func storePath(seed, name string) string {
 func TinyClosure(ctx context.Context, s *Store, n int) (*Closure, error) {
 	objects := make([]Object, n)
 	for i := range objects {
-		o := &objects[i]
-		o.Path = storePath(fmt.Sprintf("tiny %d", n), fmt.Sprintf("tiny-%d", i))
-		for _, j := range tinyRefs(i) {
-			o.Refs = append(o.Refs, objects[j].Path)
-		}
-		data := fmt.Appendf(nil, "%d of %d\n%s\n", i, n, strings.Join(o.Refs, "\n"))
-		o.NarHash, o.NarSize = fileNar(data)
-		file := s.Physical(o.Path)
+		data := tinyObject(objects, i)
+		file := s.Physical(objects[i].Path)
 		if err := errors.Join(os.WriteFile(file, data, 0o444), canonicalTime(file)); err != nil {
 			return nil, err
 		}
 	}
 	return newClosure(objects), s.register(ctx, objects)
+}
+
+// TinyDatabase is TinyClosure without the files: for questions that only the
+// database is asked.
+func TinyDatabase(ctx context.Context, s *Store, n int) (*Closure, error) {
+	objects := make([]Object, n)
+	for i := range objects {
+		tinyObject(objects, i)
+	}
+	return newClosure(objects), s.register(ctx, objects)
+}
+
+// tinyObject fills in the object i and returns the contents of its file, which
+// are what Nix scans for: the hash parts of its references.
+func tinyObject(objects []Object, i int) []byte {
+	o := &objects[i]
+	o.Path = storePath(fmt.Sprintf("tiny %d", len(objects)), fmt.Sprintf("tiny-%d", i))
+	data := fmt.Appendf(nil, "%d of %d\n", i, len(objects))
+	for _, j := range tinyRefs(i) {
+		ref := objects[j].Path
+		o.Refs = append(o.Refs, ref)
+		data = append(data, ref[len(StoreDir)+1:len(StoreDir)+33]+"\n"...)
+	}
+	o.NarHash, o.NarSize = fileNar(data)
+	return data
 }
 
 func tinyRefs(i int) []int {

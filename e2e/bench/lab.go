@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/copy-closure/copy-closure/e2e/harness"
+)
+
+// A lab is the directory in which everything happens, and the programs.
+type lab struct {
+	*options
+	root    string // below options.dir
+	product string
+	farBin  string // a PATH with copy-closure in it
+	number  int    // of fresh names used
+	sources map[string]*source
+}
+
+// A source is a closure in a store that is only read.
+type source struct {
+	*harness.Closure
+	store *harness.Store
+}
+
+func newLab(ctx context.Context, o *options) (*lab, error) {
+	root, err := os.MkdirTemp(o.dir, "copy-closure-bench-")
+	if err != nil {
+		return nil, err
+	}
+	l := &lab{options: o, root: root, sources: make(map[string]*source)}
+	if l.product, err = buildProduct(o, root); err == nil {
+		err = l.makeFarBin()
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *lab) close() { removeAll(l.root) }
+
+func (l *lab) file(name string) string { return filepath.Join(l.root, name) }
+
+// nearPeak and farPeak are where the wrapped processes leave their peaks.
+func (l *lab) nearPeak() string { return l.file("near-peak") }
+func (l *lab) farPeak() string  { return l.file("far-peak") }
+
+// makeFarBin makes a copy-closure for the far end that measures itself.
+func (l *lab) makeFarBin() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	l.farBin = l.file("far-bin")
+	if err := os.Mkdir(l.farBin, 0o755); err != nil {
+		return err
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexec '%s' %s '%s' '%s' \"$@\"\n", self, measureVerb, l.farPeak(), l.product)
+	return os.WriteFile(filepath.Join(l.farBin, "copy-closure"), []byte(script), 0o755)
+}
+
+// measured wraps a command line of ours.
+func (l *lab) measured(args ...string) ([]string, error) {
+	self, err := os.Executable()
+	return append([]string{self, measureVerb, l.nearPeak(), l.product}, args...), err
+}
+
+// source returns the closure of that name, made with fill the first time.
+func (l *lab) source(ctx context.Context, name string, fill filler) (*source, error) {
+	if s := l.sources[name]; s != nil {
+		return s, nil
+	}
+	fmt.Fprintf(os.Stderr, "  making %s\n", name)
+	store, err := harness.NewStore(ctx, l.file("source-"+name))
+	if err != nil {
+		return nil, err
+	}
+	c, err := fill(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	l.sources[name] = &source{c, store}
+	return l.sources[name], nil
+}
+
+type filler func(context.Context, *harness.Store) (*harness.Closure, error)
+
+// imageSize is that of a fresh file system; images are sparse.
+const imageSize = 8 << 30
+
+// fresh returns a directory that never existed, on a file system that is new
+// if that was asked for, and how to get rid of it.
+func (l *lab) fresh(ctx context.Context) (dir string, discard func(), err error) {
+	l.number++
+	dir = l.file(fmt.Sprintf("fresh-%d", l.number))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	if l.fs != "ext4" {
+		return dir, func() { removeAll(dir) }, nil
+	}
+	image := dir + ".img"
+	if err := l.mountImage(ctx, image, dir); err != nil {
+		return "", nil, err
+	}
+	return dir, func() { discardImage(image, dir) }, nil
+}
+
+func (l *lab) mountImage(ctx context.Context, image, dir string) error {
+	f, err := os.Create(image)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Truncate(imageSize), f.Close()); err != nil {
+		return err
+	}
+	// Without these options the kernel goes on initialising tables while the
+	// benchmark runs.
+	mkfs := "lazy_itable_init=0,lazy_journal_init=0"
+	if err := execute(ctx, "mkfs.ext4", "-q", "-E", mkfs, image); err != nil {
+		return err
+	}
+	return execute(ctx, "mount", "-o", "loop", image, dir)
+}
+
+func discardImage(image, dir string) {
+	// A far end may take a moment to end and to let go of the file system.
+	for range 50 {
+		if err := syscall.Unmount(dir, 0); !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err := os.Remove(image); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+}
+
+func execute(ctx context.Context, line ...string) error {
+	out, err := exec.CommandContext(ctx, line[0], line[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(line, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// A far is a server with a store, behind a link.
+type far struct {
+	sshd   *harness.Sshd
+	relay  *harness.Relay
+	config string // for ssh -F
+	dir    string
+}
+
+// startFar starts a server whose sessions have the store at root as theirs.
+// With ours, they find copy-closure in their PATH, otherwise Nix alone.
+func (l *lab) startFar(store *harness.Store, rtt time.Duration, ours bool) (*far, error) {
+	l.number++
+	f := &far{dir: l.file(fmt.Sprintf("sshd-%d", l.number))}
+	if err := os.Mkdir(f.dir, 0o755); err != nil {
+		return nil, err
+	}
+	config := harness.SshdConfig{Dir: f.dir, Env: append(store.Env(), "HOME="+f.dir)}
+	if ours {
+		config.Env = append(config.Env, "PATH="+l.farBin+":/usr/bin:/bin")
+	}
+	var err error
+	if f.sshd, err = harness.StartSshd(config); err != nil {
+		return nil, err
+	}
+	addr := f.sshd.Addr()
+	if rtt > 0 {
+		if f.relay, err = harness.NewRelay(addr); err != nil {
+			f.close()
+			return nil, err
+		}
+		f.relay.SetRoundTrip(rtt)
+		addr = f.relay.Addr()
+	}
+	f.config, err = f.sshd.ClientConfig(addr)
+	return f, err
+}
+
+func (f *far) close() {
+	if f.relay != nil {
+		f.relay.Close()
+	}
+	f.sshd.Close()
+	removeAll(f.dir)
+}
+
+// timed runs a command line and returns how long it took.
+func timed(ctx context.Context, line, env []string) (time.Duration, error) {
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	start := time.Now()
+	err := cmd.Run()
+	d := time.Since(start)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", strings.Join(line, " "), err, tail(out.Bytes()))
+	}
+	return d, nil
+}
+
+func tail(out []byte) []byte {
+	return bytes.TrimSpace(out[max(0, len(out)-2000):])
+}
+
+// heading names what the numbers depend on and opens the table.
+func (l *lab) heading() string {
+	nix, _ := exec.Command("nix", "--version").Output()
+	ssh, _ := exec.Command("ssh", "-V").CombinedOutput()
+	where := "a fresh ext4 file system in an image in " + l.dir
+	if l.fs != "ext4" {
+		where = "a fresh directory in " + l.dir
+	}
+	return fmt.Sprintf("%d CPUs, %s, %s. Sources in %s, destinations on %s. Runs of each tool: %d, alternating.\n\n"+
+		"| case | tool | median | min–max | ratio | to reach | peak memory here, there |\n|---|---|---|---|---|---|---|\n",
+		runtime.NumCPU(), strings.TrimSpace(string(nix)), strings.TrimSpace(string(ssh)), l.dir, where, l.runs)
+}
