@@ -154,6 +154,7 @@ func cmdSshd(s script, args []string) error {
 	flags.StringVar(&config.Noise, "noise", "", "")
 	ours := flags.Bool("ours", false, "")
 	bare := flags.Bool("bare", false, "")
+	asNix := flags.Bool("as-nix", false, "")
 	pipe := flags.Bool("pipe", false, "")
 	space := flags.Bool("namespace", false, "")
 	readOnly := flags.Bool("ro", false, "")
@@ -161,7 +162,7 @@ func cmdSshd(s script, args []string) error {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours | -bare] [-namespace [-ro]] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro]] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++
@@ -171,25 +172,44 @@ func cmdSshd(s script, args []string) error {
 	}
 	store := s.store(flags.Arg(0))
 	config.Env = append(store.Env(), "HOME="+config.Dir)
-	switch {
-	case *ours:
-		config.Env = append(config.Env, "PATH="+s.Getenv("bin")+":/usr/bin:/bin")
-	case *bare:
-		path, err := harness.BarePath(filepath.Join(config.Dir, "bin"))
-		if err != nil {
-			return err
-		}
-		config.Env = append(config.Env, "PATH="+path)
+	path, err := s.farPath(config.Dir, *ours, *asNix, *bare)
+	if err != nil {
+		return err
 	}
+	config.Env = append(config.Env, "PATH="+path)
 	if *space {
 		n, err := harness.NewNamespace(store, *readOnly)
 		if err != nil {
 			return err
 		}
 		config.Prefix = n.Command()
-		config.Env = append(config.Env[len(store.Env()):], n.Env()...)
+		config.Env = append(n.Env(), "HOME="+config.Dir, "PATH="+path)
 	}
 	return s.startSshd(config, *pipe)
+}
+
+// farPath makes a PATH for the server's sessions, below dir.
+func (s script) farPath(dir string, ours, asNix, bare bool) (string, error) {
+	path := "/usr/bin:/bin"
+	if bare {
+		var err error
+		if path, err = harness.BarePath(filepath.Join(dir, "bare")); err != nil {
+			return "", err
+		}
+	}
+	if ours {
+		path = s.Getenv("bin") + ":" + path
+	}
+	if asNix {
+		bin := filepath.Join(dir, "as-nix")
+		err := errors.Join(os.Mkdir(bin, 0o755),
+			os.Symlink(filepath.Join(s.Getenv("bin"), "copy-closure"), filepath.Join(bin, "nix-store")))
+		if err != nil {
+			return "", err
+		}
+		path = bin + ":" + path
+	}
+	return path, nil
 }
 
 // startSshd starts the server that all later commands of the script use.

@@ -43,10 +43,15 @@ mount --bind /nix/store /nix/store && mount -o remount,bind,ro /nix/store && exe
 // every user can read it.
 const confDir = "/nix/etc"
 
-// NewNamespace prepares a store for being /nix.
+// NewNamespace prepares a store for being /nix. A configuration that is there
+// already, nix/etc/nix.conf below the store's root, stays.
 func NewNamespace(s *Store, readOnly bool) (*Namespace, error) {
-	err := WriteNixConf(filepath.Join(s.Root, confDir))
-	return &Namespace{Store: s, ReadOnly: readOnly}, err
+	n := &Namespace{Store: s, ReadOnly: readOnly}
+	conf := filepath.Join(s.Root, confDir)
+	if _, err := os.Stat(filepath.Join(conf, "nix.conf")); err == nil {
+		return n, nil
+	}
+	return n, WriteNixConf(conf)
 }
 
 // Command returns the command line that runs args in the namespace. It is to
