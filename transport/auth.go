@@ -1,0 +1,142 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A login is one attempt to be let in by a host.
+type login struct {
+	config *hostConfig
+	keys   *identities
+	ask    Prompter // nil: nobody is there
+	check  *hostKeyCheck
+
+	tried   []string
+	offered []string // what the host last said it would take
+}
+
+// methods returns the ways of logging in, in the configured order.
+func (l *login) methods(ctx context.Context) []ssh.AuthMethod {
+	var all []ssh.AuthMethod
+	for _, method := range l.config.methods {
+		switch {
+		case method == "publickey" && len(l.keys.all) > 0:
+			all = append(all, ssh.PublicKeys(l.signers()...))
+		case l.ask == nil:
+		case method == "password":
+			all = append(all, ssh.RetryableAuthMethod(ssh.PasswordCallback(func() (string, error) {
+				return l.password(ctx)
+			}), l.config.prompts))
+		case method == "keyboard-interactive":
+			all = append(all, ssh.RetryableAuthMethod(ssh.KeyboardInteractive(
+				func(name, instruction string, questions []string, echos []bool) ([]string, error) {
+					return l.answer(ctx, name, instruction, questions)
+				}), l.config.prompts))
+		}
+	}
+	return all
+}
+
+// signers returns the keys, each of which notes when the host is asked about it.
+func (l *login) signers() []ssh.Signer {
+	var all []ssh.Signer
+	for _, key := range l.keys.all {
+		all = append(all, notingSigner(key, func() { l.note(key.String()) }))
+	}
+	return all
+}
+
+func (l *login) note(what string) {
+	if !slices.Contains(l.tried, what) {
+		l.tried = append(l.tried, what)
+	}
+}
+
+func (l *login) password(ctx context.Context) (string, error) {
+	if l.check.unproved {
+		return "", fmt.Errorf("the host key has changed: no password is sent")
+	}
+	l.note("password")
+	return l.ask.Password(ctx, fmt.Sprintf("Password of %s@%s: ", l.config.user, l.config.alias))
+}
+
+func (l *login) answer(ctx context.Context, name, instruction string, questions []string) ([]string, error) {
+	if l.check.unproved {
+		return nil, fmt.Errorf("the host key has changed: no password is sent")
+	}
+	l.note("keyboard-interactive")
+	answers := make([]string, len(questions))
+	for i, question := range questions {
+		// The host chooses the words; the person should see whose they are.
+		prompt := fmt.Sprintf("(%s@%s) ", l.config.user, l.config.alias)
+		for _, part := range []string{name, instruction, question} {
+			if i == 0 || part == question {
+				prompt += strings.TrimLeft(part+" ", " ")
+			}
+		}
+		var err error
+		if answers[i], err = l.ask.Password(ctx, prompt); err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+// failed makes the error of a refused log-in.
+func (l *login) failed(err error) error {
+	notes := l.keys.notes
+	if l.ask == nil && (slices.Contains(l.offered, "password") || slices.Contains(l.offered, "keyboard-interactive")) {
+		notes = append(slices.Clone(notes), "nobody is there to be asked for a password")
+	}
+	if text := err.Error(); !strings.Contains(text, "unable to authenticate") {
+		notes = append(slices.Clone(notes), clean(strings.TrimPrefix(text, "ssh: handshake failed: ")))
+	}
+	return &AuthError{
+		User:    l.config.user,
+		Address: l.config.address(),
+		Tried:   l.tried,
+		Offered: l.offered,
+		Notes:   notes,
+		Err:     err,
+	}
+}
+
+// notingSigner calls note when the public half of a key is asked for.
+func notingSigner(key identity, note func()) ssh.Signer {
+	signer, ok := key.signer.(ssh.AlgorithmSigner)
+	if !ok {
+		return key.signer
+	}
+	noting := noted{signer, note}
+	if multi, ok := signer.(ssh.MultiAlgorithmSigner); ok {
+		return notedMulti{noting, multi}
+	}
+	return noting
+}
+
+type noted struct {
+	ssh.AlgorithmSigner
+	note func()
+}
+
+func (n noted) PublicKey() ssh.PublicKey {
+	n.note()
+	return n.AlgorithmSigner.PublicKey()
+}
+
+type notedMulti struct {
+	noted
+	multi ssh.MultiAlgorithmSigner
+}
+
+func (n notedMulti) Algorithms() []string { return n.multi.Algorithms() }
+
+func (n notedMulti) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return n.multi.Sign(rand, data)
+}

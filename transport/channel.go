@@ -1,0 +1,193 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// deathNews is how long the end of a channel waits for the end of its connection,
+// which may be the reason for it.
+const deathNews = 100 * time.Millisecond
+
+// killGrace is how long a command has to end when it is told to, before it is made to.
+const killGrace = 300 * time.Millisecond
+
+// A channel is a command on a connection of the built-in client.
+type channel struct {
+	ssh.Channel
+	client   *client
+	command  string
+	requests <-chan *ssh.Request
+	stderr   *stderrLog
+	said     chan struct{} // closed when stderr is read to its end
+	gone     chan struct{} // closed when the host has closed the channel
+}
+
+// Start implements Conn. It costs one round trip, in which the host opens a channel.
+func (c *client) Start(ctx context.Context, command string) (*Session, error) {
+	type opened struct {
+		channel ssh.Channel
+		reqs    <-chan *ssh.Request
+		err     error
+	}
+	done := make(chan opened, 1)
+	start := time.Now()
+	c.spawn(func() {
+		channel, reqs, err := c.conn.OpenChannel("session", nil)
+		done <- opened{channel, reqs, err}
+	})
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return nil, c.startError(o.err)
+		}
+		c.sawRoundTrip(time.Since(start))
+		return c.run(ctx, o.channel, o.reqs, command)
+	case <-ctx.Done():
+		c.spawn(func() {
+			if o := <-done; o.err == nil {
+				o.channel.Close()
+				ssh.DiscardRequests(o.reqs)
+			}
+		})
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (c *client) startError(err error) error {
+	refused, ok := errors.AsType[*ssh.OpenChannelError](err)
+	if ok {
+		return fmt.Errorf("%w by %s: %s (%s)", ErrSessionRefused, c.address, clean(refused.Message), refused.Reason)
+	}
+	return c.lost(err)
+}
+
+// lost returns why the connection is gone, and err if it is not.
+func (c *client) lost(err error) error {
+	timer := time.NewTimer(deathNews)
+	defer timer.Stop()
+	select {
+	case <-c.dead:
+		return c.err
+	case <-timer.C:
+		return err
+	}
+}
+
+// run starts the command on an open channel.
+func (c *client) run(ctx context.Context, ch ssh.Channel, requests <-chan *ssh.Request, command string) (*Session, error) {
+	p := &channel{
+		Channel:  ch,
+		client:   c,
+		command:  command,
+		requests: requests,
+		stderr:   &stderrLog{line: c.stderr, log: c.log},
+		said:     make(chan struct{}),
+		gone:     make(chan struct{}),
+	}
+	c.spawn(func() {
+		defer close(p.said)
+		p.stderr.collect(ch.Stderr())
+	})
+	// The session's context is watched from here on, also while a reply is awaited.
+	s := newSession(ctx, p)
+	for _, pair := range c.config.environ {
+		name, value, _ := strings.Cut(pair, "=")
+		ch.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, value}))
+	}
+	wait := !c.startsAtOnce()
+	ok, err := ch.SendRequest("exec", wait, ssh.Marshal(struct{ Command string }{command}))
+	if err == nil && (ok || !wait) {
+		return s, nil
+	}
+	ch.Close()
+	exit := s.Close()
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err == nil:
+		return nil, fmt.Errorf("%s does not run commands for this user", c.address)
+	case exit != nil:
+		return nil, exit
+	}
+	return nil, c.lost(err)
+}
+
+// startsAtOnce reports whether the host is known to begin with the command whenever
+// it is asked to. Of others the reply is awaited: without one, a refusal would leave
+// us waiting for a command that never runs.
+func (c *client) startsAtOnce() bool {
+	version := string(c.conn.ServerVersion())
+	return strings.HasPrefix(version, "SSH-2.0-OpenSSH") || strings.HasPrefix(version, "SSH-2.0-copy-closure")
+}
+
+// wait implements process.
+func (p *channel) wait() error {
+	exit := &ExitError{Command: p.command, Status: -1}
+	reported := false
+	for request := range p.requests {
+		switch request.Type {
+		case "exit-status":
+			var status struct{ Status uint32 }
+			if ssh.Unmarshal(request.Payload, &status) == nil {
+				exit.Status, reported = int(status.Status), true
+			}
+		case "exit-signal":
+			var signal struct {
+				Signal     string
+				CoreDumped bool
+				Message    string
+				Language   string
+			}
+			if ssh.Unmarshal(request.Payload, &signal) == nil {
+				exit.Signal, reported = shorten(signal.Signal), true
+			}
+		}
+		request.Reply(false, nil)
+	}
+	close(p.gone)
+	<-p.said
+	exit.Stderr = p.stderr.text()
+	switch {
+	case !reported:
+		return p.client.lost(exit)
+	case exit.Status == 0:
+		return nil
+	}
+	return exit
+}
+
+// interrupt has the host signal the command, and closes the channel if that is not
+// enough: a host does not signal forced commands, but takes their input away. Any of
+// it may block on a stuck link, until that is closed.
+func (p *channel) interrupt() {
+	p.client.spawn(func() {
+		p.signal("TERM")
+		timer := time.NewTimer(killGrace)
+		defer timer.Stop()
+		select {
+		case <-p.gone:
+			return
+		case <-timer.C:
+		}
+		p.signal("KILL")
+		p.Channel.Close()
+	})
+}
+
+func (p *channel) signal(name string) {
+	p.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name}))
+}
+
+// kill gives up the connection: a host that does not even confirm the end of a
+// channel is not there any more.
+func (p *channel) kill() {
+	p.client.fail(errors.New("the host does not answer"))
+}
+
+func (p *channel) release() { p.Channel.Close() }

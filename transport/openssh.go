@@ -1,0 +1,348 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// socketMax is how long the path of a control socket may be: less than the 104 bytes
+// that some systems have for it, as ssh first makes it under a longer name.
+const socketMax = 80
+
+// An sshProgram is a connection held by the user's ssh program: a master that logs in
+// once, and a process for each session on it.
+type sshProgram struct {
+	program string
+	argv    []string // of a session, without program, host and command
+	host    string
+	address string
+	user    string
+	reason  string
+	dir     string   // for the control socket
+	master  *Session // nil: the user's own is used
+	o       Options
+	stop    func() bool // of the context's watch
+
+	authenticated time.Time
+
+	mu       sync.Mutex
+	closed   bool
+	sessions []*Session
+}
+
+// dialOpenSSH logs in by the user's ssh program.
+func (d *dialer) dialOpenSSH(ctx context.Context, q query, reason string) (Conn, error) {
+	if d.resolver.program == "" {
+		return nil, errors.New("OpenSSH's ssh is not installed")
+	}
+	s, defaults, err := d.resolver.resolve(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	p := &sshProgram{
+		program: d.resolver.program,
+		host:    q.dest.Host,
+		address: net.JoinHostPort(strings.Trim(s.first("hostname"), "[]"), s.first("port")),
+		user:    s.first("user"),
+		reason:  reason,
+		o:       d.Options,
+	}
+	if err := p.makeDir(); err != nil {
+		return nil, err
+	}
+	common, err := p.options(q, s, defaults)
+	if err == nil && d.resolver.liveMaster(ctx, q, s) {
+		p.argv = append(common, "-oControlMaster=no")
+	} else if err == nil {
+		p.argv = p.sessionOptions(s)
+		err = p.startMaster(ctx, common)
+	}
+	if err != nil {
+		os.RemoveAll(p.dir)
+		return nil, err
+	}
+	p.stop = context.AfterFunc(ctx, func() { p.Close() })
+	return p, nil
+}
+
+func (p *sshProgram) makeDir() (err error) {
+	if p.dir, err = os.MkdirTemp("", "copy-closure-"); err == nil && len(p.socket()) > socketMax {
+		os.Remove(p.dir)
+		p.dir, err = os.MkdirTemp("/tmp", "copy-closure-")
+	}
+	if err != nil {
+		return fmt.Errorf("directory for the ssh program's socket: %w", err)
+	}
+	return nil
+}
+
+func (p *sshProgram) socket() string { return filepath.Join(p.dir, "ssh") }
+
+// options are those of every ssh that logs in to the host.
+func (p *sshProgram) options(q query, s, defaults settings) ([]string, error) {
+	argv := append([]string{"-x", "-a", "-T"}, q.argv()...)
+	argv = append(argv, "-oRemoteCommand=none", "-oClearAllForwardings=yes")
+	if p.o.Prompter == nil {
+		argv = append(argv, "-oBatchMode=yes")
+	}
+	if p.o.HostKey != "" {
+		line, err := decodeHostKey(p.o.HostKey)
+		if err != nil {
+			return nil, err
+		}
+		file := filepath.Join(p.dir, "known_hosts")
+		name := knownHostsNameOf(s)
+		if err := os.WriteFile(file, []byte(name+" "+string(line)+"\n"), 0o600); err != nil {
+			return nil, err
+		}
+		argv = append(argv, "-oUserKnownHostsFile="+strconv.Quote(file), "-oGlobalKnownHostsFile=none", "-oStrictHostKeyChecking=yes")
+	}
+	if ciphers := s.first("ciphers"); ciphers != "" && ciphers == defaults.first("ciphers") && hasAES() {
+		argv = append(argv, "-oCiphers="+gcmFirst(ciphers))
+	}
+	return argv, nil
+}
+
+// knownHostsNameOf is what ssh looks up in known_hosts.
+func knownHostsNameOf(s settings) string {
+	if alias := s.first("hostkeyalias"); alias != "" {
+		return alias
+	}
+	port, err := parsePort(s.first("port"))
+	if err != nil {
+		port = defaultPort
+	}
+	return knownHostsName(strings.Trim(s.first("hostname"), "[]"), port)
+}
+
+// gcmFirst moves the ciphers that the processor helps with to the front.
+func gcmFirst(list string) string {
+	var order []string
+	all := strings.Split(list, ",")
+	for _, name := range []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM} {
+		if slices.Contains(all, name) {
+			order = append(order, name)
+		}
+	}
+	for _, name := range all {
+		if !slices.Contains(order, name) {
+			order = append(order, name)
+		}
+	}
+	return strings.Join(order, ",")
+}
+
+// sessionOptions are those of an ssh that uses our master, and only that: should the
+// master refuse a session, ssh would log in once more, which the command false as
+// its way to the host prevents.
+func (p *sshProgram) sessionOptions(s settings) []string {
+	argv := []string{"-F", "none", "-S", p.socket(), "-oControlMaster=no", "-oProxyCommand=false", "-oBatchMode=yes", "-x", "-a", "-T"}
+	for _, pair := range s["setenv"] {
+		argv = append(argv, "-oSetEnv="+strconv.Quote(pair))
+	}
+	for _, pattern := range s["sendenv"] {
+		argv = append(argv, "-oSendEnv="+pattern)
+	}
+	return argv
+}
+
+// startMaster starts an ssh that logs in and waits, and returns when it is logged in.
+// As ssh asks for passwords at the terminal by itself, it stays in our process group
+// where somebody is there.
+func (p *sshProgram) startMaster(ctx context.Context, options []string) error {
+	argv := append([]string{p.program}, options...)
+	argv = append(argv, "-M", "-N", "-S", p.socket(), "-oControlPersist=no",
+		"-oPermitLocalCommand=yes", "-oLocalCommand=echo started", "--", p.host)
+	child, err := startLocal(localSpec{
+		argv:     argv,
+		name:     "ssh " + p.host,
+		ownGroup: p.o.Prompter == nil,
+		stderr:   p.o.Stderr,
+		log:      p.o.Logger,
+		explain:  p.explain,
+	})
+	if err != nil {
+		return err
+	}
+	p.master = newSession(ctx, child)
+	if _, err := bufio.NewReader(p.master).ReadString('\n'); err != nil {
+		p.master.abort(err)
+		p.master.Close()
+		if p.master.exit != nil && ctx.Err() == nil {
+			return p.master.exit
+		}
+		return err
+	}
+	p.authenticated = time.Now()
+	p.o.Logger.Debug("authenticated", "host", p.address, "user", p.user, "client", ProgramOpenSSH)
+	return nil
+}
+
+// Start implements Conn.
+func (p *sshProgram) Start(ctx context.Context, command string) (*Session, error) {
+	argv := append([]string{p.program}, p.argv...)
+	argv = append(argv, "--", p.host, command)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, &LostError{Address: p.address, Err: net.ErrClosed}
+	}
+	child, err := startLocal(localSpec{
+		argv:     argv,
+		name:     command,
+		ownGroup: p.o.Prompter == nil || p.master != nil,
+		stderr:   p.o.Stderr,
+		log:      p.o.Logger,
+		explain:  p.explainSession,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := newSession(ctx, child)
+	p.sessions = append(slices.DeleteFunc(p.sessions, (*Session).over), s)
+	return s, nil
+}
+
+// over reports whether the command has ended.
+func (s *Session) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Describe implements Conn.
+func (p *sshProgram) Describe() string { return "openssh, because " + p.reason }
+
+// RTT implements Conn.
+func (p *sshProgram) RTT() time.Duration { return 0 }
+
+// Authenticated implements Conn.
+func (p *sshProgram) Authenticated() time.Time { return p.authenticated }
+
+// Close implements Conn.
+func (p *sshProgram) Close() error {
+	if p.stop != nil {
+		p.stop()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	var ending sync.WaitGroup
+	for _, s := range p.sessions {
+		ending.Go(func() { s.abort(net.ErrClosed) })
+	}
+	ending.Wait()
+	if p.master != nil {
+		p.master.abort(net.ErrClosed)
+		p.master.Close()
+	}
+	return os.RemoveAll(p.dir)
+}
+
+// explainSession makes of the end of a session's ssh what it means. An exit status
+// 255 may be the command's own as well as ssh's.
+func (p *sshProgram) explainSession(exit *ExitError) error {
+	if exit.Status != sshFailed {
+		return exit
+	}
+	if strings.Contains(exit.Stderr, "Session open refused by peer") || strings.Contains(exit.Stderr, "session request failed") {
+		return fmt.Errorf("%w by %s: %s", ErrSessionRefused, p.address, lastLine(exit.Stderr))
+	}
+	if p.master != nil && p.master.endsWithin(deathNews) {
+		err := p.master.exit
+		if err == nil {
+			err = exit
+		}
+		return &LostError{Address: p.address, Err: err}
+	}
+	return p.explain(exit)
+}
+
+// sshFailed is the exit status of an ssh that failed by itself.
+const sshFailed = 255
+
+// explain recognises ssh's own errors by what it prints.
+func (p *sshProgram) explain(exit *ExitError) error {
+	if exit.Status != sshFailed {
+		return exit
+	}
+	text := exit.Stderr
+	last := errors.New(lastLine(text))
+	switch {
+	case strings.Contains(text, "HOST IDENTIFICATION HAS CHANGED"):
+		return p.hostKeyError(HostKeyChanged, text, last)
+	case strings.Contains(text, "marked as revoked"), strings.Contains(text, "REVOKED HOST KEY"):
+		return p.hostKeyError(HostKeyRevoked, text, last)
+	case strings.Contains(text, "Host key verification failed"):
+		return p.hostKeyError(HostKeyUnknown, text, last)
+	case strings.Contains(text, "Permission denied ("), strings.Contains(text, "Too many authentication failures"):
+		return &AuthError{User: p.user, Address: p.address, Tried: []string{"what ssh has"}, Offered: between(text, "Permission denied (", ")"), Err: last}
+	}
+	if p.authenticated.IsZero() {
+		for _, sign := range connectFailures {
+			if strings.Contains(text, sign) {
+				return &ConnectError{Address: p.address, Err: last}
+			}
+		}
+	} else if strings.Contains(text, "closed by remote host") || strings.Contains(text, "not responding") || strings.Contains(text, "Connection reset") {
+		return &LostError{Address: p.address, Err: last}
+	}
+	return exit
+}
+
+// connectFailures are the words by which ssh says that it did not get through.
+var connectFailures = []string{
+	"ssh: connect to host", "Could not resolve hostname", "Connection timed out", "Connection refused",
+	"Connection reset", "Connection closed by", "kex_exchange_identification", "banner exchange",
+	"Unable to negotiate", "No route to host", "stdio forwarding failed",
+}
+
+// hostKeyError takes from ssh's text what it tells about the key.
+func (p *sshProgram) hostKeyError(problem HostKeyProblem, text string, last error) error {
+	e := &HostKeyError{Problem: problem, Host: p.address, Err: last}
+	if host, port, err := net.SplitHostPort(p.address); err == nil {
+		if n, err := parsePort(port); err == nil {
+			e.Host = knownHostsName(host, n)
+		}
+	}
+	fields := strings.Fields(text)
+	for i, word := range fields {
+		switch {
+		case strings.HasPrefix(word, "SHA256:"):
+			e.Fingerprint = strings.TrimRight(word, ".")
+		case word == "key" && i > 0 && e.KeyType == "" && fields[i-1] == strings.ToUpper(fields[i-1]):
+			e.KeyType = fields[i-1]
+		case word == "Offending" && i+4 < len(fields):
+			if file, line, ok := strings.Cut(fields[i+4], ":"); ok && fields[i+2] == "key" {
+				e.File = file
+				e.Line, _ = strconv.Atoi(line)
+			}
+		}
+	}
+	return e
+}
+
+// between returns the parts of a comma separated list in text.
+func between(text, before, after string) []string {
+	_, rest, _ := strings.Cut(text, before)
+	list, _, ok := strings.Cut(rest, after)
+	if !ok {
+		return nil
+	}
+	return strings.Split(list, ",")
+}

@@ -1,0 +1,152 @@
+package transport_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/copy-closure/copy-closure/transport"
+)
+
+func testLogger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// output runs a command to its end.
+func output(t testing.TB, conn transport.Conn, command string) (string, error) {
+	t.Helper()
+	s, err := conn.Start(t.Context(), command)
+	if err != nil {
+		t.Fatalf("start %s: %v", command, err)
+	}
+	s.CloseWrite()
+	out, err := io.ReadAll(s)
+	if err != nil {
+		t.Errorf("read: %v", err)
+	}
+	return string(out), s.Close()
+}
+
+func TestSession(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h)
+		s.options.Program = program
+		conn := s.mustDial("there")
+
+		t.Run("output", func(t *testing.T) {
+			out, err := output(t, conn, "echo hello; echo '  world'")
+			if out != "hello\n  world\n" || err != nil {
+				t.Errorf("got %q, %v", out, err)
+			}
+		})
+		t.Run("echo", func(t *testing.T) {
+			s, err := conn.Start(t.Context(), "cat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Written before anything is known of the command.
+			if _, err := io.WriteString(s, "ping"); err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 4)
+			if _, err := io.ReadFull(s, buf); err != nil || string(buf) != "ping" {
+				t.Errorf("got %q, %v", buf, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Run("exit status and stderr", func(t *testing.T) {
+			_, err := output(t, conn, `printf 'one\n\033[31mtwo\033[0m\a\n' >&2; exit 3`)
+			exit, ok := errors.AsType[*transport.ExitError](err)
+			if !ok {
+				t.Fatalf("got %v, want an ExitError", err)
+			}
+			if exit.Status != 3 || exit.Stderr != "one\ntwo\n" || exit.Signal != "" {
+				t.Errorf("got %+v", exit)
+			}
+			if !strings.HasSuffix(err.Error(), "exit status 3: two") {
+				t.Errorf("got %q", err)
+			}
+		})
+		t.Run("several sessions", func(t *testing.T) {
+			var all []*transport.Session
+			for range 4 {
+				s, err := conn.Start(t.Context(), "cat")
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, s)
+			}
+			for _, s := range all {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if got := h.connections(); got != 1 {
+			t.Errorf("%d connections, want 1", got)
+		}
+	})
+}
+
+func TestCancelBlockedRead(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h)
+		s.options.Program = program
+		conn := s.mustDial("there")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		blocked, err := conn.Start(ctx, "cat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		reason := errors.New("enough")
+		read := make(chan error)
+		go func() {
+			_, err := blocked.Read(make([]byte, 1))
+			read <- err
+		}()
+		cancel(reason)
+		if err := <-read; !errors.Is(err, reason) {
+			t.Errorf("read: %v", err)
+		}
+		if err := blocked.Close(); !errors.Is(err, reason) {
+			t.Errorf("close: %v", err)
+		}
+		if out, err := output(t, conn, "echo still here"); out != "still here\n" || err != nil {
+			t.Errorf("the connection is gone: %q, %v", out, err)
+		}
+	})
+}
+
+// A command that neither reads nor can be signalled (sshd does not signal commands of
+// root) never ends: its caller is free all the same.
+func TestCancelStuckCommand(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h)
+		s.options.Program = program
+		conn := s.mustDial("there")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		stuck, err := conn.Start(ctx, "echo started; exec sleep 6")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stuck.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		reason := errors.New("enough")
+		cancel(reason)
+		if _, err := stuck.Read(make([]byte, 1)); !errors.Is(err, reason) {
+			t.Errorf("read: %v", err)
+		}
+		if err := stuck.Close(); !errors.Is(err, reason) {
+			t.Errorf("close: %v", err)
+		}
+	})
+}
