@@ -1,0 +1,190 @@
+// Package cli is the command line: flags and wiring, one file for each command.
+// It is the one place where all packages meet.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/copy-closure/copy-closure/internal/ui"
+)
+
+// Version is set by the linker for releases.
+var version = "0.1.0-dev"
+
+// memoryLimit is what the Go heap should stay below: buffers are bounded, and the
+// collector should not let garbage pile up beyond them.
+const memoryLimit = 40 << 20
+
+// Main runs the command line and returns the exit code.
+func Main(args []string) int {
+	debug.SetMemoryLimit(memoryLimit)
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
+	p := &program{name: filepath.Base(args[0]), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	p.screen = ui.NewScreen(os.Stderr, ui.Auto)
+	p.log = slog.New(ui.NewLogHandler(p.screen, "", slog.LevelWarn))
+	err := p.run(ctx, args[1:])
+	if err != nil {
+		p.report(err)
+	}
+	return exitCode(err)
+}
+
+// A program is one run of the command line.
+type program struct {
+	name   string // as invoked
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	screen *ui.Screen
+	log    *slog.Logger
+}
+
+// errInterrupted is the cause of a context that a signal ended.
+var errInterrupted = errors.New("interrupted")
+
+// untilSignal returns a context that ends at the first SIGINT, SIGTERM or SIGHUP;
+// a second one kills the process.
+func untilSignal(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case <-signals:
+			signal.Stop(signals)
+			cancel(errInterrupted)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}
+
+// run chooses by the name under which the program was invoked.
+func (p *program) run(ctx context.Context, args []string) error {
+	switch {
+	case p.name == "nix-copy-closure":
+		return p.runApp(ctx, p.nixCopyClosureApp(), args)
+	}
+	return p.runApp(ctx, p.app(), args)
+}
+
+// runApp arranges the arguments for the command that they name, and runs it.
+func (p *program) runApp(ctx context.Context, app *cli.App, args []string) error {
+	app.Writer, app.ErrWriter = p.stdout, p.stderr
+	app.ExitErrHandler = func(*cli.Context, error) {}
+	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return &usageError{err.Error()} }
+	words, flags := []string{p.name}, app.Flags
+	commands := app.Commands
+	for len(args) > 0 {
+		command := find(commands, args[0])
+		if command == nil {
+			break
+		}
+		command.OnUsageError = app.OnUsageError
+		words, flags, commands = append(words, args[0]), command.Flags, command.Subcommands
+		args = args[1:]
+	}
+	if len(commands) > 0 && len(words) > 1 {
+		return p.runGroup(app, words, commands, args)
+	}
+	arranged, err := arrange(args, flags)
+	if err != nil {
+		return err
+	}
+	return app.RunContext(ctx, append(words, arranged...))
+}
+
+// runGroup is for a command that needs a further word.
+func (p *program) runGroup(app *cli.App, words []string, commands []*cli.Command, args []string) error {
+	if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
+		return app.Run(append(words, "--help"))
+	}
+	var names []string
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	return usagef("say what to do: %s %s", strings.Join(words, " "), strings.Join(names, "|"))
+}
+
+func find(commands []*cli.Command, name string) *cli.Command {
+	for _, c := range commands {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
+}
+
+// app is the program under its own name.
+func (p *program) app() *cli.App {
+	return &cli.App{
+		Name:                      "copy-closure",
+		HideVersion:               true,
+		HideHelpCommand:           true,
+		CustomAppHelpTemplate:     helpText,
+		DisableSliceFlagSeparator: true,
+		Flags:                     copyFlags(),
+		Action:                    func(c *cli.Context) error { return p.copyCommand(c, false) },
+		Commands: []*cli.Command{
+			p.completionCommand(),
+		},
+	}
+}
+
+// nixCopyClosureApp is the program under the name of the tool that it replaces.
+func (p *program) nixCopyClosureApp() *cli.App {
+	return &cli.App{
+		Name:                      "nix-copy-closure",
+		HideVersion:               true,
+		HideHelpCommand:           true,
+		CustomAppHelpTemplate:     helpText,
+		DisableSliceFlagSeparator: true,
+		Flags:                     copyFlags(),
+		Action:                    func(c *cli.Context) error { return p.copyCommand(c, true) },
+	}
+}
+
+// setOutput applies the output flags that every command has.
+func (p *program) setOutput(c *cli.Context) error {
+	mode := ui.Mode(c.String("progress"))
+	switch mode {
+	case "", ui.Auto, ui.Bar, ui.Plain, ui.None:
+	default:
+		return usagef("--progress is auto, bar, plain or none, not %q", mode)
+	}
+	level := slog.LevelWarn
+	switch verbose := c.Count("verbose"); {
+	case c.Bool("quiet"):
+		mode, level = ui.None, slog.LevelError
+	case verbose == 1:
+		level = slog.LevelInfo
+	case verbose > 1:
+		level = slog.LevelDebug
+	}
+	p.screen = ui.NewScreen(os.Stderr, mode)
+	p.log = slog.New(ui.NewLogHandler(p.screen, "", level))
+	return nil
+}
+
+// report prints the error of a run.
+func (p *program) report(err error) {
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(p.screen, "%s: %v\n", p.name, err)
+		return
+	}
+	fmt.Fprintf(p.screen, "error: %v\n", err)
+}

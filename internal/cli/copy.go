@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/time/rate"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/progress"
+	"github.com/copy-closure/copy-closure/internal/ui"
+)
+
+// copyCommand is the program's main job.
+func (p *program) copyCommand(c *cli.Context, compatible bool) error {
+	if c.Bool("version") {
+		_, err := fmt.Fprintln(p.stdout, "copy-closure", version)
+		return err
+	}
+	if err := p.setOutput(c); err != nil {
+		return err
+	}
+	request, err := p.copyRequest(c, compatible)
+	if err != nil {
+		return err
+	}
+	r := &copyRun{program: p, copyRequest: request, started: time.Now()}
+	if r.pull {
+		err = r.doPull(c.Context)
+	} else {
+		err = r.doPush(c.Context)
+	}
+	if err == nil {
+		return nil
+	}
+	if errors.Is(context.Cause(c.Context), errInterrupted) {
+		return fmt.Errorf("%s %s: %w; what has arrived stays, and the same command sends the rest", r.verb(), r.host.name, errInterrupted)
+	}
+	return fmt.Errorf("%s %s: %w", r.verb(), r.host.name, err)
+}
+
+// A copyRun is one copy under way.
+type copyRun struct {
+	*program
+	*copyRequest
+	started time.Time
+}
+
+func (r *copyRun) verb() string {
+	if r.pull {
+		return "pull"
+	}
+	return "push"
+}
+
+// there is the host as the last line names it.
+func (r *copyRun) there() string {
+	if r.pull {
+		return "from " + r.host.name
+	}
+	return "to " + r.host.name
+}
+
+// doPush walks here, and then connects.
+func (r *copyRun) doPush(ctx context.Context) (err error) {
+	local, err := r.openLocal(ctx, forReading)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, local.close()) }()
+	roots, err := local.resolve(ctx, r.args)
+	if err != nil {
+		return err
+	}
+	all, err := closure.Walk(ctx, local.source, roots)
+	if err != nil {
+		return &notInSourceError{err}
+	}
+	r.log.Info("walked the closure", "paths", len(all.Paths), "after", ui.Seconds(time.Since(r.started)))
+	far, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer far.close()
+	return r.transfer(ctx, all, ends{local.source, serveTarget{far.Store}, far, local, far})
+}
+
+// doPull connects, and then walks there.
+func (r *copyRun) doPull(ctx context.Context) (err error) {
+	local, err := r.openLocal(ctx, forWriting)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, local.close()) }()
+	far, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer far.close()
+	roots, err := far.resolve(ctx, r.args, local)
+	if err != nil {
+		return err
+	}
+	source := serveSource{far.Store, r.outputs}
+	all, err := closure.Walk(ctx, source, roots)
+	if err != nil {
+		return &notInSourceError{err}
+	}
+	return r.transfer(ctx, all, ends{source, local.target, local, local, far})
+}
+
+// ends are the two stores of a copy in their roles.
+type ends struct {
+	source closure.Source
+	target closure.Target
+	rooted rooter // where the closure lands
+	local  *localEnd
+	far    *farEnd
+}
+
+// transfer negotiates, copies and roots, in this order, and prints the result.
+func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) error {
+	plan, err := closure.Negotiate(ctx, all, e.source, e.target, r.terms)
+	if err != nil {
+		return err
+	}
+	r.tell(e.far)
+	report := &copyReport{Host: r.host.name, Pull: r.pull, DryRun: r.terms.DryRun, Plan: reportPlan(plan)}
+	if r.terms.DryRun {
+		return r.printDryRun(plan, report)
+	}
+	if err := r.beforeData(ctx, plan, e); err != nil {
+		return err
+	}
+	if err := r.copy(ctx, plan, e); err != nil {
+		return err
+	}
+	result := &copyResult{Sent: len(plan.Send), SentBytes: plan.SendBytes()}
+	if err := e.rooted.makeRoots(ctx, r.roots, plan.Roots, result); err != nil {
+		return err
+	}
+	if err := e.far.close(); err != nil {
+		r.log.Warn("the far end did not end well, although it had confirmed everything", "reason", err)
+	}
+	report.Result = result
+	return r.printResult(plan, report, e.far.roundTrips(len(plan.Send) > 0))
+}
+
+// tell says what answered at the far end.
+func (r *copyRun) tell(far *farEnd) {
+	r.log.Info("connected", "through", far.conn.Describe(), "to", far.Describe(), "after", ui.Seconds(time.Since(r.started)))
+	if r.pull && !r.terms.DryRun && far.Forced() {
+		r.log.Info("a forced command runs at the far end: whether it keeps the paths from garbage collection while they are copied cannot be told")
+	}
+}
+
+// beforeData makes the checks that should fail before anything is sent.
+func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) error {
+	if r.pull && r.checkSigs {
+		if err := r.checkTrust(plan.Send); err != nil {
+			return err
+		}
+	}
+	return e.rooted.checkRoots(ctx, r.roots)
+}
+
+// copy sends what is ours to send, with its progress on the screen.
+func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends) error {
+	meter := new(progress.Meter)
+	stop := r.screen.Show(meter)
+	defer stop()
+	lanes := r.sessions
+	if lanes == 0 {
+		lanes = e.far.lanesFor(plan)
+	}
+	r.log.Info("copying", "paths", len(plan.Send), "bytes", plan.SendBytes(), "sessions", lanes)
+	return closure.Copy(ctx, plan, e.source, e.target, closure.CopyOptions{
+		Lanes:  lanes,
+		Limit:  limiter(r.limit),
+		Meter:  meter,
+		Logger: r.log,
+	})
+}
+
+// limiter returns nil for no limit. Its burst is small enough for an even flow and
+// large enough for one write.
+func limiter(bytesPerSecond int) *rate.Limiter {
+	if bytesPerSecond == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(bytesPerSecond), max(bytesPerSecond/10, 4<<10))
+}
+
+func (r *copyRun) printDryRun(plan *closure.Plan, report *copyReport) error {
+	if r.json {
+		return printJSON(r.stdout, report)
+	}
+	printPlan(r.stdout, plan, r.verb(), r.there())
+	return nil
+}
+
+func (r *copyRun) printResult(plan *closure.Plan, report *copyReport, roundTrips int) error {
+	took := time.Since(r.started)
+	report.Result.RoundTrips, report.Result.Seconds = roundTrips, took.Seconds()
+	if !r.quiet {
+		fmt.Fprintln(r.screen, truth(plan, r.verb()+"ed", r.there(), roundTrips, took))
+	}
+	if r.json {
+		return printJSON(r.stdout, report)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
+	"github.com/copy-closure/copy-closure/transport"
+)
+
+// A farEnd is the store at the other end of a copy.
+type farEnd struct {
+	*remote.Store
+	host  *hostURI
+	conn  transport.Conn
+	execs int // round trips of further commands
+
+	once     sync.Once
+	closeErr error
+}
+
+// connect logs in and starts the far end; its first answer is not waited for.
+func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
+	options, err := transport.ParseSSHOptions(os.Getenv("NIX_SSHOPTS"))
+	if err != nil {
+		return nil, usagef("NIX_SSHOPTS: %v", err)
+	}
+	conn, err := transport.Dial(ctx, r.host.destination, transport.Options{
+		Program:    r.ssh,
+		SSHOptions: options,
+		Compress:   r.gzip,
+		KeyFile:    r.host.keyFile,
+		HostKey:    r.host.hostKey,
+		Prompter:   new(transport.TerminalPrompter),
+		Logger:     r.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.log.Info("logged in", "after", time.Since(r.started).Round(time.Millisecond))
+	store, err := remote.Open(ctx, farHost{conn}, remote.FarEnd{
+		Program: r.host.program,
+		Store:   r.host.store,
+		Access:  r.access(),
+	}, remote.Options{StoreDir: storeDir(), Logger: r.log})
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &farEnd{Store: store, host: r.host, conn: conn}, nil
+}
+
+// access is the least that the copy needs.
+func (r *copyRun) access() remote.Access {
+	switch {
+	case r.terms.DryRun:
+		return remote.Look
+	case r.pull:
+		return remote.Read
+	}
+	return remote.Write
+}
+
+// farHost lets remote start programs over a connection.
+type farHost struct{ conn transport.Conn }
+
+func (h farHost) Start(ctx context.Context, command string) (io.ReadWriteCloser, error) {
+	return startAbortable(ctx, func(ctx context.Context) (*transport.Session, error) {
+		return h.conn.Start(ctx, command)
+	})
+}
+
+// An abortableSession can be ended without waiting for its program.
+type abortableSession struct {
+	*transport.Session
+	cancel context.CancelCauseFunc
+}
+
+// errAborted is the cause of a session that we gave up.
+var errAborted = errors.New("session given up")
+
+// Abort ends the session at once.
+func (s *abortableSession) Abort() { s.cancel(errAborted) }
+
+// Close releases the session's context once its program has ended.
+func (s *abortableSession) Close() error {
+	defer s.cancel(errAborted)
+	return s.Session.Close()
+}
+
+func startAbortable(ctx context.Context, start func(context.Context) (*transport.Session, error)) (io.ReadWriteCloser, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	session, err := start(ctx)
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	return &abortableSession{session, cancel}, nil
+}
+
+// close ends the sessions and the connection, once.
+func (f *farEnd) close() error {
+	f.once.Do(func() {
+		f.closeErr = f.Store.Close()
+		f.conn.Close()
+	})
+	return f.closeErr
+}
+
+// roundTrips is how often the copy had to wait for the far end since the log-in:
+// to open a session, for each answer, for the last acknowledgement, and for the
+// end of the session.
+func (f *farEnd) roundTrips(sent bool) int {
+	n := 1 + f.Store.RoundTrips() + f.execs + 1
+	if sent {
+		n++
+	}
+	return n
+}
+
+// Measured with e2e/bench: below nearby one channel is enough for what two cores
+// encrypt; farther away its window of 2 MiB is what limits a transfer, and eight
+// of them stay below sshd's default MaxSessions of ten.
+const (
+	nearby      = 5 * time.Millisecond
+	worthASplit = 4 << 20 // bytes
+	mostLanes   = 8
+)
+
+// lanesFor chooses the number of sessions for a plan.
+func (f *farEnd) lanesFor(plan *closure.Plan) int {
+	most := mostLanes
+	if f.conn.RTT() < nearby {
+		most = 2
+	}
+	return int(min(plan.SendBytes()/worthASplit+1, int64(most)))
+}
+
+// output runs a command at the far end and returns what it printed.
+func (f *farEnd) output(ctx context.Context, command string) (string, error) {
+	f.execs += 2 // to open the session, and for the answer
+	session, err := f.conn.Start(ctx, command)
+	if err != nil {
+		return "", err
+	}
+	const limit = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(session, limit))
+	if closeErr := session.Close(); closeErr != nil {
+		return "", closeErr
+	}
+	return string(text), err
+}
+
+// resolve finds the store paths that arguments of a pull mean: store paths and
+// paths inside them as they stand; relative ones through the links of this
+// machine, as ./result; other absolute ones through the links over there.
+func (f *farEnd) resolve(ctx context.Context, args []string, local *localEnd) ([]nix.StorePath, error) {
+	dir := storeDir()
+	roots := make([]nix.StorePath, len(args))
+	var links []string
+	var linkIndex []int
+	for i, arg := range args {
+		var err error
+		switch {
+		case strings.HasPrefix(arg, string(dir)+"/"):
+			roots[i], _, err = dir.Split(arg)
+		case !strings.HasPrefix(arg, "/"):
+			roots[i], err = local.resolveLink(ctx, arg)
+		default:
+			links, linkIndex = append(links, arg), append(linkIndex, i)
+		}
+		if err != nil {
+			return nil, usagef("%v", err)
+		}
+	}
+	if len(links) == 0 {
+		return roots, nil
+	}
+	text, err := f.output(ctx, "readlink -f -- "+transport.Quote(links...))
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if err == nil && len(lines) != len(links) {
+		err = fmt.Errorf("readlink answered with %d lines", len(lines))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s there: %w", strings.Join(links, " "), err)
+	}
+	for i, line := range lines {
+		if roots[linkIndex[i]], _, err = dir.Split(line); err != nil {
+			return nil, &notInSourceError{fmt.Errorf("%s there: %w: %w", links[i], err, nix.ErrNotValid)}
+		}
+	}
+	return roots, nil
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Categories of the help text.
+const (
+	catCopy    = "COPY"
+	catRoots   = "ROOTS AT THE DESTINATION"
+	catOutput  = "OUTPUT"
+	catConnect = "CONNECTION"
+	catStore   = "STORE"
+)
+
+var storeFlag = &cli.StringFlag{Name: "store", Value: "auto", Category: catStore,
+	Usage: "the store at this end: auto, local, daemon, `URI` or /DIR"}
+
+var outputFlags = []cli.Flag{
+	&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Count: new(int), Category: catOutput, Usage: "show steps and round trips; twice: the protocol"},
+	&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Category: catOutput, Usage: "no progress, only errors"},
+	&cli.BoolFlag{Name: "json", Category: catOutput, Usage: "print the result as one JSON object"},
+}
+
+// copyFlags are those of a copy.
+func copyFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.BoolFlag{Name: "to", Category: catCopy, Usage: "push: copy PATHs to HOST"},
+		&cli.BoolFlag{Name: "from", Category: catCopy, Usage: "pull: copy PATHs from HOST"},
+		&cli.BoolFlag{Name: "use-substitutes", Aliases: []string{"s", "substitute-on-destination"}, Category: catCopy, Usage: "let the destination take from its caches what they have"},
+		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Category: catCopy, Usage: "print the plan and change nothing, anywhere"},
+		&cli.BoolFlag{Name: "include-outputs", Category: catCopy, Usage: "copy the outputs of derivations as well"},
+		&cli.BoolFlag{Name: "no-check-sigs", Category: catCopy, Usage: "pull paths that no trusted key has signed"},
+		&cli.BoolFlag{Name: "stdin", Category: catCopy, Usage: "read further PATHs from standard input, by line or NUL"},
+		&cli.StringSliceFlag{Name: "add-root", Category: catRoots, Usage: "make `LINK` a garbage collector root for the PATH (one for each PATH)"},
+		&cli.StringFlag{Name: "profile", Aliases: []string{"p"}, Category: catRoots, Usage: "make the PATH a new generation of `PROFILE`"},
+		&cli.IntFlag{Name: "sessions", Category: catConnect, Usage: "sessions side by side on the connection: `N` (default: as the link needs)"},
+		&cli.StringFlag{Name: "bwlimit", Category: catConnect, Usage: "send at most `RATE` bytes a second (500K, 2M)"},
+		&cli.StringFlag{Name: "compress", Value: "auto", Category: catConnect, Usage: "auto, none, or gzip (`ssh -C`)"},
+		&cli.StringFlag{Name: "ssh", Value: "auto", Category: catConnect, Usage: "`WHICH` client: auto, builtin or openssh"},
+		&cli.StringFlag{Name: "progress", Value: "auto", Category: catOutput, Usage: "auto, bar, plain or none"},
+		&cli.BoolFlag{Name: "version", Usage: "print the version"},
+		storeFlag,
+	}, append(outputFlags, compatibilityFlags()...)...)
+}
+
+// compatibilityFlags are options of nix-copy-closure and of Nix in general; the
+// README's table says what becomes of each.
+func compatibilityFlags() []cli.Flag {
+	var flags []cli.Flag
+	for _, name := range []string{"gzip", "bzip2", "xz"} {
+		flags = append(flags, &cli.BoolFlag{Name: name, Hidden: true})
+	}
+	for _, o := range irrelevantOptions {
+		words := strings.Fields(o.names)
+		if o.value {
+			flags = append(flags, &cli.StringFlag{Name: words[0], Aliases: words[1:], Hidden: true})
+		} else {
+			flags = append(flags, &cli.BoolFlag{Name: words[0], Aliases: words[1:], Hidden: true})
+		}
+	}
+	return append(flags, &cli.StringSliceFlag{Name: "option", Hidden: true})
+}
+
+// irrelevantOptions of Nix mean nothing to a copy: they are accepted with a
+// warning, so that scripts go on working.
+var irrelevantOptions = []struct {
+	names  string // without dashes
+	value  bool   // the option takes one
+	reason string
+}{
+	{"show-progress", false, "progress is shown anyway"},
+	{"keep-going k", false, "nothing is built"},
+	{"keep-failed K", false, "nothing is built"},
+	{"fallback", false, "nothing is built"},
+	{"no-build-output Q", false, "nothing is built"},
+	{"print-build-logs L", false, "nothing is built"},
+	{"no-build-hook", false, "nothing is built"},
+	{"readonly-mode", false, "nothing is evaluated"},
+	{"refresh", false, "no cached lookups are used"},
+	{"max-jobs j", true, "nothing is built"},
+	{"cores", true, "nothing is built"},
+	{"max-silent-time", true, "nothing is built"},
+	{"timeout", true, "nothing is built"},
+	{"builders", true, "nothing is built"},
+	{"log-format", true, "see --progress"},
+	{"I", true, "nothing is evaluated"},
+}

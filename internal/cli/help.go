@@ -1,0 +1,39 @@
+package cli
+
+// helpText is what --help prints; a test holds it against the flags and the README.
+const helpText = `copy-closure copies Nix store paths with all they refer to, over SSH.
+
+  copy-closure [options] --to HOST PATH…      push from this machine
+  copy-closure [options] --from HOST PATH…    pull to this machine
+  copy-closure serve [--read-only|--write [--trust-client]] [--store URI]
+  copy-closure store add|info|ls|closure|verify|delete|add-root|set-profile …
+  copy-closure demo [DIR…]                    the whole job on this machine alone
+  copy-closure completion bash|zsh|fish
+
+HOST is [user@]host[:port] or ssh://[user@]host[:port][?remote-program=…&remote-store=…]
+PATH is a store path, a path inside one, or a link into the store such as ./result
+
+Copy:
+  -n, --dry-run          print the plan and change nothing, anywhere
+  -s, --use-substitutes  let the destination take from its caches what they have
+  --include-outputs      copy the outputs of derivations, too
+  --no-check-sigs        pull paths that no trusted key has signed
+  --stdin                read further PATHs from standard input, by line or NUL
+  --store URI            the store at this end: auto (default), local, daemon, /DIR
+  --add-root LINK        make LINK a root at the destination (one for each PATH)
+  -p, --profile PROFILE  make the PATH a new generation of PROFILE there
+Connection:
+  --ssh WHICH            auto (default), builtin or openssh; NIX_SSHOPTS is honoured
+  --sessions N           sessions side by side (default: as the link needs)
+  --bwlimit RATE         at most RATE bytes a second (500K, 2M)
+  --compress HOW         auto (default), none, or gzip, which is ssh -C
+Output:
+  -v, --verbose          show steps and round trips; twice: the protocol
+  -q, --quiet            errors only
+  --json                 print plan and result as one JSON object
+  --progress HOW         auto (default), bar, plain or none
+  -h, --help; --version
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 host not reached or log-in refused, 4 not
+trusted, 5 path not valid in the source, 6 data damaged, 7 no room, 130 interrupted
+`

@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/copy-closure/copy-closure/transport"
+)
+
+// A hostURI is the far end as named on the command line: [user@]host[:port], or
+// ssh:// with Nix's parameters.
+type hostURI struct {
+	name        string // for messages
+	destination transport.Destination
+	program     string // remote-program
+	store       string // remote-store
+	compress    bool
+	keyFile     string // ssh-key
+	hostKey     string // base64-ssh-public-host-key
+}
+
+// parseHost reads a far end.
+func parseHost(text string) (*hostURI, error) {
+	h := new(hostURI)
+	rest, query, _ := strings.Cut(text, "?")
+	if scheme, after, ok := strings.Cut(rest, "://"); ok {
+		if scheme != "ssh" {
+			return nil, fmt.Errorf("%q: a host is [user@]host[:port] or ssh://[user@]host[:port], not %s://", text, scheme)
+		}
+		rest = strings.TrimSuffix(after, "/")
+	}
+	var err error
+	if h.destination, err = transport.ParseDestination(rest); err != nil {
+		return nil, err
+	}
+	h.name = h.destination.String()
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, fmt.Errorf("%q: parameters: %w", text, err)
+	}
+	for key, list := range values {
+		if err := h.set(key, list[len(list)-1]); err != nil {
+			return nil, fmt.Errorf("%q: %w", text, err)
+		}
+	}
+	return h, nil
+}
+
+// set applies one parameter of the URI; the names are Nix's.
+func (h *hostURI) set(key, value string) error {
+	switch key {
+	case "remote-program":
+		h.program = value
+	case "remote-store":
+		h.store = value
+	case "compress":
+		h.compress = value == "true" || value == "1"
+	case "ssh-key":
+		h.keyFile = value
+	case "base64-ssh-public-host-key":
+		h.hostKey = value
+	case "max-connections", "trusted", "priority", "want-mass-query", "path-info-cache-size", "system-features":
+		// of no consequence to a copy
+	default:
+		return fmt.Errorf("unknown parameter %q: there are remote-program, remote-store, compress, ssh-key and base64-ssh-public-host-key", key)
+	}
+	return nil
+}

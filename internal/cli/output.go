@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/ui"
+)
+
+// A copyReport is what --json prints: the plan, and the result unless it was a dry
+// run. Field names are part of the command line's contract.
+type copyReport struct {
+	Host   string      `json:"host"`
+	Pull   bool        `json:"pull"`
+	DryRun bool        `json:"dryRun"`
+	Plan   planReport  `json:"plan"`
+	Result *copyResult `json:"result,omitempty"`
+}
+
+type planReport struct {
+	Roots      []nix.StorePath `json:"roots"`
+	Present    []nix.StorePath `json:"present"`
+	Substitute []nix.StorePath `json:"substitute"`
+	Unknown    []pathReport    `json:"unknown"` // substituted or sent
+	Send       []pathReport    `json:"send"`
+	SendBytes  int64           `json:"sendBytes"` // of NARs
+}
+
+type pathReport struct {
+	Path  nix.StorePath `json:"path"`
+	Bytes int64         `json:"narBytes"`
+}
+
+type copyResult struct {
+	Sent       int      `json:"sent"`
+	SentBytes  int64    `json:"sentBytes"` // of NARs
+	RoundTrips int      `json:"roundTrips"`
+	Seconds    float64  `json:"seconds"`
+	Generation int      `json:"generation,omitempty"` // of --profile, where it is known
+	Roots      []string `json:"gcRoots,omitempty"`
+}
+
+func reportPlan(plan *closure.Plan) planReport {
+	return planReport{
+		Roots:      orEmpty(plan.Roots),
+		Present:    orEmpty(plan.Present),
+		Substitute: orEmpty(plan.Substitute),
+		Unknown:    reportPaths(plan.Unknown),
+		Send:       reportPaths(plan.Send),
+		SendBytes:  plan.SendBytes(),
+	}
+}
+
+// orEmpty makes nil an empty list in JSON.
+func orEmpty(paths []nix.StorePath) []nix.StorePath {
+	if paths == nil {
+		return []nix.StorePath{}
+	}
+	return paths
+}
+
+func reportPaths(infos []*nix.PathInfo) []pathReport {
+	list := make([]pathReport, len(infos))
+	for i, info := range infos {
+		list[i] = pathReport{info.Path, info.NARSize}
+	}
+	return list
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// printPlan writes the plan of a dry run, a line for each path that would move.
+func printPlan(w io.Writer, plan *closure.Plan, verb, host string) {
+	for _, info := range plan.Send {
+		fmt.Fprintf(w, "send     %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
+	}
+	for _, info := range plan.Unknown {
+		fmt.Fprintf(w, "unknown  %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
+	}
+	fmt.Fprintf(w, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)),
+		ui.Paths(plan.Paths()), host, ui.Bytes(plan.SendBytes()), ui.Count(len(plan.Present)))
+	if n := len(plan.Unknown); n > 0 {
+		fmt.Fprintf(w, ", %s unknown (%s: substituted where a cache has them, else sent)", ui.Count(n), ui.Bytes(plan.UnknownBytes()))
+	}
+	fmt.Fprintln(w)
+}
+
+// truth is the last line of a copy.
+func truth(plan *closure.Plan, past, host string, roundTrips int, took time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s of %s %s: ", past, ui.Count(len(plan.Send)), ui.Paths(plan.Paths()), host)
+	if len(plan.Send) == 0 {
+		b.WriteString("nothing to send")
+	} else {
+		fmt.Fprintf(&b, "%s sent", ui.Bytes(plan.SendBytes()))
+	}
+	if n := len(plan.Substitute); n > 0 {
+		fmt.Fprintf(&b, ", %s substituted there", ui.Count(n))
+	}
+	fmt.Fprintf(&b, ", %s present, %d round trips, %s", ui.Count(len(plan.Present)), roundTrips, ui.Seconds(took))
+	return b.String()
+}

@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
+)
+
+// A rootRequest says what should keep the copied paths from garbage collection.
+type rootRequest struct {
+	links   []string // one for each path, or none
+	profile string
+}
+
+func (q rootRequest) empty() bool { return len(q.links) == 0 && q.profile == "" }
+
+// check compares the request with the number of paths.
+func (q rootRequest) check(paths int) error {
+	switch {
+	case len(q.links) > 0 && len(q.links) != paths:
+		return usagef("--add-root takes one LINK for each PATH: there are %d and %d", len(q.links), paths)
+	case q.profile != "" && paths != 1:
+		return usagef("--profile takes one PATH, which becomes the new generation; there are %d", paths)
+	}
+	return nil
+}
+
+// A rooter is an end of the copy where roots can be made.
+type rooter interface {
+	// checkRoots fails where makeRoots could not do what is asked, as far as that
+	// can be known. It changes nothing.
+	checkRoots(ctx context.Context, q rootRequest) error
+	// makeRoots makes the roots while temporary roots still hold the paths.
+	makeRoots(ctx context.Context, q rootRequest, paths []nix.StorePath, result *copyResult) error
+}
+
+// checkRootsScript looks for the program $1 and whether the files named after it
+// can be made.
+const checkRootsScript = `command -v "$1" >/dev/null 2>&1 || { echo "there is no $1 in PATH" >&2; exit 1; }
+shift
+for f do
+  case $f in /*) ;; *) f="$PWD/$f";; esac
+  d=$(dirname "$f")
+  while ! [ -e "$d" ]; do d=$(dirname "$d"); done
+  [ -w "$d" ] || { echo "$d is not writable" >&2; exit 1; }
+done`
+
+func (f *farEnd) checkRoots(ctx context.Context, q rootRequest) error {
+	if q.empty() {
+		return nil
+	}
+	if f.Forced() {
+		return fmt.Errorf("make roots: the account runs a forced command and nothing else; copy without --add-root and --profile, or as a user with a shell")
+	}
+	files := q.links
+	if q.profile != "" {
+		files = append(files[:len(files):len(files)], q.profile)
+	}
+	if f.host.program != "" {
+		return nil // perhaps under sudo: its rights are not ours
+	}
+	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.Program()}, files...)...))
+	if err != nil {
+		return fmt.Errorf("make roots: %w", err)
+	}
+	return nil
+}
+
+func (f *farEnd) makeRoots(ctx context.Context, q rootRequest, paths []nix.StorePath, result *copyResult) error {
+	for i, link := range q.links {
+		if err := f.rootCommand(ctx, f.addRootCommand(link, paths[i])); err != nil {
+			return fmt.Errorf("add root %s for %s: %w", link, paths[i], err)
+		}
+		result.Roots = append(result.Roots, link)
+	}
+	if q.profile == "" {
+		return nil
+	}
+	if err := f.rootCommand(ctx, f.setProfileCommand(q.profile, paths[0])); err != nil {
+		return fmt.Errorf("set profile %s to %s: %w", q.profile, paths[0], err)
+	}
+	result.Roots = append(result.Roots, q.profile)
+	return nil
+}
+
+func (f *farEnd) addRootCommand(link string, p nix.StorePath) []string {
+	if f.ours() {
+		return []string{f.Program(), "store", "add-root", link, p.String()}
+	}
+	return []string{f.Program(), "-r", p.String(), "--add-root", link, "--indirect"}
+}
+
+func (f *farEnd) setProfileCommand(profile string, p nix.StorePath) []string {
+	if f.ours() {
+		return []string{f.Program(), "store", "set-profile", profile, p.String()}
+	}
+	env := strings.TrimSuffix(f.Program(), "nix-store") + "nix-env"
+	return []string{env, "-p", profile, "--set", p.String()}
+}
+
+// ours reports whether the far end is copy-closure.
+func (f *farEnd) ours() bool { return strings.HasSuffix(f.Program(), "copy-closure") }
+
+// Program is what serves at the far end, as a word or words for its shell.
+func (f *farEnd) Program() string {
+	if f.host.program != "" {
+		return f.host.program
+	}
+	return f.Store.Program()
+}
+
+// rootCommand runs a command there. Its first word may be several, as in "sudo
+// nix-store", so the shell splits it.
+func (f *farEnd) rootCommand(ctx context.Context, words []string) error {
+	if f.host.store != "" {
+		words = append(words, "--store", f.host.store)
+	}
+	_, err := f.output(ctx, remote.Command("program=$1; shift; exec $program \"$@\" >/dev/null", words...))
+	return err
+}

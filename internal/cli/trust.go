@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixconf"
+)
+
+// acceptance returns the check that this machine's configuration asks of paths
+// from elsewhere: a signature by a trusted key, or a content address. The error of
+// the check is nix.ErrNotTrusted.
+func acceptance() (func(*nix.PathInfo) error, error) {
+	conf, err := nixconf.Load(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	if !conf.RequireSignatures() {
+		return func(*nix.PathInfo) error { return nil }, nil
+	}
+	keys, err := conf.TrustedKeys()
+	if err != nil {
+		return nil, err
+	}
+	return func(info *nix.PathInfo) error {
+		if keys.Trusts(info) {
+			return nil
+		}
+		return fmt.Errorf("%s lacks a signature by a trusted key: %w", info.Path, nix.ErrNotTrusted)
+	}, nil
+}
+
+// checkTrust refuses a pull whose paths nobody vouches for, naming all of them.
+func (r *copyRun) checkTrust(infos []*nix.PathInfo) error {
+	check, err := acceptance()
+	if err != nil {
+		return err
+	}
+	var untrusted []string
+	for _, info := range infos {
+		if check(info) != nil {
+			untrusted = append(untrusted, info.Path.String())
+		}
+	}
+	if len(untrusted) == 0 {
+		return nil
+	}
+	const most = 10
+	list := untrusted[:min(len(untrusted), most)]
+	more := ""
+	if n := len(untrusted) - len(list); n > 0 {
+		more = fmt.Sprintf("\n  and %d more", n)
+	}
+	return fmt.Errorf("%d of %d paths: %w; nothing was copied. Neither a key in trusted-public-keys nor a content address vouches for\n  %s%s\nSign them at the source, add its key to trusted-public-keys, or say --no-check-sigs",
+		len(untrusted), len(infos), nix.ErrNotTrusted, strings.Join(list, "\n  "), more)
+}
