@@ -458,12 +458,7 @@ func cmdForget(s script, args []string) error {
 	if err := need(args, 2, "forget STORE PATH"); err != nil {
 		return err
 	}
-	out, err := s.store(args[0]).Nix(s.ctx, nil, "nix-store", "--query", "--referrers-closure", args[1])
-	if err != nil {
-		return err
-	}
-	_, err = s.store(args[0]).Nix(s.ctx, nil, append([]string{"nix-store", "--delete"}, strings.Fields(out)...)...)
-	return err
+	return s.store(args[0]).Delete(s.ctx, args[1])
 }
 
 func cmdGC(s script, args []string) error {

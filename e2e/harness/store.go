@@ -141,8 +141,29 @@ func (s *Store) Strays(ctx context.Context) ([]string, error) {
 
 // CollectGarbage deletes what no root keeps alive.
 func (s *Store) CollectGarbage(ctx context.Context) error {
-	_, err := s.Nix(ctx, nil, "nix-store", "--gc")
+	_, err := s.Nix(ctx, nil, unseen("nix-store", "--gc")...)
 	return err
+}
+
+// Delete deletes a path and everything that refers to it.
+func (s *Store) Delete(ctx context.Context, path string) error {
+	out, err := s.Nix(ctx, nil, "nix-store", "--query", "--referrers-closure", path)
+	if err != nil {
+		return err
+	}
+	_, err = s.Nix(ctx, nil, append(unseen("nix-store", "--delete"), strings.Fields(out)...)...)
+	return err
+}
+
+// unseen returns a command line for a collector of garbage to which, if root
+// asks, no other processes exist. Nix keeps what any process has open or in
+// its environment, and so tests that run side by side would keep each other's
+// paths.
+func unseen(line ...string) []string {
+	if os.Getuid() != 0 {
+		return line
+	}
+	return append([]string{"unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}, line...)
 }
 
 // Damage changes one byte in the middle of a file, so that its contents no
