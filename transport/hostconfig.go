@@ -286,10 +286,8 @@ func sentEnviron(s settings) []string {
 			all = append(all, pair)
 		}
 	}
-	for _, value := range s["setenv"] {
-		for _, pair := range words(value) {
-			add(pair)
-		}
+	for _, pair := range s["setenv"] {
+		add(pair)
 	}
 	for _, value := range s["sendenv"] {
 		for _, pattern := range strings.Fields(value) {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/kballard/go-shellquote"
 	"github.com/kevinburke/ssh_config"
 )
 
@@ -38,7 +39,7 @@ var plainKeys = []string{
 
 // repeatedKeys may stand several times; of all others the first one counts.
 var repeatedKeys = map[string]bool{
-	"certificatefile": true, "identityfile": true, "sendenv": true, "setenv": true,
+	"certificatefile": true, "identityfile": true, "sendenv": true,
 }
 
 // plainSettings reads the configuration without the help of ssh. Conditions beyond
@@ -76,6 +77,14 @@ func (s settings) merge(key string, values []string) {
 		key = "kbdinteractiveauthentication"
 	}
 	switch {
+	case key == "setenv": // several on a line, where ssh -G prints one
+		for _, value := range values {
+			pairs, err := shellquote.Split(value)
+			if err != nil {
+				pairs = strings.Fields(value)
+			}
+			s[key] = append(s[key], pairs...)
+		}
 	case repeatedKeys[key]:
 		s[key] = append(s[key], values...)
 	case len(s[key]) == 0 && len(values) > 0:

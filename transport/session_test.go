@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -147,6 +148,144 @@ func TestCancelStuckCommand(t *testing.T) {
 		}
 		if err := stuck.Close(); !errors.Is(err, reason) {
 			t.Errorf("close: %v", err)
+		}
+	})
+}
+
+func TestMaxSessions(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t, "MaxSessions 2"), newSetup(t)
+		s.add("there", h)
+		s.options.Program = program
+		conn := s.mustDial("there")
+		var all []*transport.Session
+		for range 2 {
+			s, err := conn.Start(t.Context(), "cat")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, s)
+			echoes(t, s) // so that ssh, too, has asked for it
+		}
+		third, err := conn.Start(t.Context(), "cat")
+		if err == nil {
+			_, err = third.Read(make([]byte, 1))
+		}
+		if !errors.Is(err, transport.ErrSessionRefused) {
+			t.Errorf("third session: %v", err)
+		}
+		for _, s := range all {
+			echoes(t, s)
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := h.connections(); got != 1 {
+			t.Errorf("%d connections, want 1", got)
+		}
+	})
+}
+
+// echoes fails the test if a session of cat does not answer.
+func echoes(t *testing.T, s *transport.Session) {
+	t.Helper()
+	if _, err := io.WriteString(s, "ping"); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4)
+	if _, err := io.ReadFull(s, buf); err != nil || string(buf) != "ping" {
+		t.Errorf("got %q, %v", buf, err)
+	}
+}
+
+// The end of a connection is never taken for the end of a command.
+func TestConnectionLost(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h)
+		s.options.Program = program
+		conn := s.mustDial("there")
+		session, err := conn.Start(t.Context(), "cat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		echoes(t, session)
+		h.kill()
+		_, err = session.Read(make([]byte, 1))
+		if _, ok := errors.AsType[*transport.LostError](err); !ok {
+			t.Errorf("read: got %v, want a LostError", err)
+		}
+		if err := session.Close(); err == nil {
+			t.Error("close: no error")
+		}
+		if s, err := conn.Start(t.Context(), "true"); err == nil {
+			if err := s.Close(); err == nil {
+				t.Error("a command ran without a connection")
+			}
+		}
+	})
+}
+
+func TestKilledBySignal(t *testing.T) {
+	h, s := newHost(t), newSetup(t)
+	s.add("there", h)
+	s.options.Program = transport.ProgramBuiltin
+	_, err := output(t, s.mustDial("there"), "kill -TERM $$")
+	exit, ok := errors.AsType[*transport.ExitError](err)
+	if !ok || exit.Signal != "TERM" || exit.Status != -1 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("LC_TEST_SENT", "sent by us")
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h, "SendEnv LC_TEST_*", `SetEnv LC_TEST_SET="set here"`)
+		s.options.Program = program
+		out, err := output(t, s.mustDial("there"), `echo "$LC_TEST_SENT, $LC_TEST_SET"`)
+		if out != "sent by us, set here\n" || err != nil {
+			t.Errorf("got %q, %v", out, err)
+		}
+	})
+}
+
+// Much data in both directions at once, in pieces of all sizes.
+func TestThroughput(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h)
+		s.options.Program = program
+		session, err := s.mustDial("there").Start(t.Context(), "cat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const size = 16 << 20
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(i>>8 ^ i)
+		}
+		written := make(chan error, 1)
+		go func() {
+			for rest, n := data, 1; len(rest) > 0; n = n*3 + 1 {
+				n = min(n%(1<<20)+1, len(rest))
+				if _, err := session.Write(rest[:n]); err != nil {
+					written <- err
+					return
+				}
+				rest = rest[n:]
+			}
+			written <- session.CloseWrite()
+		}()
+		back, err := io.ReadAll(session)
+		if err != nil || !bytes.Equal(back, data) {
+			t.Errorf("%d bytes came back of %d: %v", len(back), size, err)
+		}
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+		if err := session.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }
