@@ -104,20 +104,6 @@ func (c *serverClient) ask(command uint64, flags []uint64, paths ...nix.StorePat
 	c.flush()
 }
 
-// add writes AddToStoreNar, without its NAR.
-func (c *serverClient) add(info *nix.PathInfo) {
-	c.Uint64(9)
-	c.Path(info.Path)
-	c.Path(info.Deriver)
-	c.String(info.NARHash.Hex())
-	c.Paths(info.References)
-	c.Uint64(uint64(info.Registered.Unix()))
-	c.Uint64(uint64(info.NARSize))
-	c.Bool(info.Ultimate)
-	c.Strings(info.Signatures)
-	c.String(info.CA)
-}
-
 func sorted(paths []nix.StorePath) []nix.StorePath {
 	paths = slices.Clone(paths)
 	slices.SortFunc(paths, nix.StorePath.Compare)
@@ -175,7 +161,7 @@ func TestServeAddPipelined(t *testing.T) {
 	store := nixtest.NewStore(objects[:3]...)
 	c := startServer(t, store, serverWriter, 7)
 	for _, o := range objects {
-		c.add(o.Info)
+		writeServerAdd(c.Writer, o.Info)
 		c.Write(o.NAR)
 	}
 	c.ask(1, []uint64{0, 0}, objects.Paths()...)
@@ -195,7 +181,7 @@ func TestServeAddAndWait(t *testing.T) {
 	store := nixtest.NewStore()
 	c := startServer(t, store, serverWriter, 7)
 	for _, o := range chain {
-		c.add(o.Info)
+		writeServerAdd(c.Writer, o.Info)
 		c.Write(o.NAR)
 		c.flush()
 		c.want(1)
