@@ -1,0 +1,82 @@
+package localstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// WriteNAR writes the contents of the valid path p to w. They are not compared
+// with what the database promises. Part of them may have been written when it
+// fails; the error wraps nix.ErrNotValid if p is not valid.
+func (s *Store) WriteNAR(ctx context.Context, w io.Writer, p nix.StorePath) error {
+	valid, err := s.ValidPaths(ctx, []nix.StorePath{p})
+	if err != nil {
+		return err
+	}
+	if len(valid) == 0 {
+		return fmt.Errorf("%s: %w", p, nix.ErrNotValid)
+	}
+	return s.dump(ctx, w, p)
+}
+
+func (s *Store) dump(ctx context.Context, w io.Writer, p nix.StorePath) error {
+	err := nar.DumpAt(ctx, w, s.dir, p.Base())
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, nar.ErrSpecial) {
+		// The database promises something else.
+		err = fmt.Errorf("%w: %w", nix.ErrDamaged, err)
+	}
+	return err
+}
+
+// Verify hashes the contents of paths, of all valid paths if paths is nil, and
+// calls report for each: with nil, or with an error that wraps nix.ErrDamaged
+// where they are not what the database promises. It returns an error if it could
+// not go on.
+func (s *Store) Verify(ctx context.Context, paths []nix.StorePath, report func(nix.StorePath, error)) error {
+	if paths == nil {
+		var err error
+		if paths, err = s.allPaths(ctx); err != nil {
+			return err
+		}
+	}
+	for _, p := range paths {
+		err := s.verify(ctx, p)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		report(p, err)
+	}
+	return nil
+}
+
+func (s *Store) verify(ctx context.Context, p nix.StorePath) error {
+	info, err := s.PathInfo(ctx, p)
+	if err != nil {
+		return err
+	}
+	out := &hashedOutput{hasher: nar.NewHasher(sha256.New())}
+	err = s.dump(ctx, out, p)
+	sum := out.hasher.Sum()
+	if err != nil {
+		return err
+	}
+	return info.CheckNAR(nix.SHA256Hash([sha256.Size]byte(sum)), out.size)
+}
+
+// A hashedOutput hashes and counts what is written to it.
+type hashedOutput struct {
+	hasher *nar.Hasher
+	size   int64
+}
+
+func (o *hashedOutput) Write(p []byte) (int, error) {
+	o.size += int64(len(p))
+	return o.hasher.Write(p)
+}

@@ -1,0 +1,298 @@
+package localstore
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+const (
+	// bytesPerPath is about what a valid path and its references take in a
+	// database; the number of paths is not to be had without counting them.
+	bytesPerPath = 700
+	// fewShare is the part of a database below which single queries for each
+	// path are faster than reading a whole table.
+	fewShare = 1.0 / 16
+	// maxLoadedID bounds the memory that a whole table takes: row numbers are
+	// never used again, so they may be much larger than the number of rows.
+	maxLoadedID = 4 << 20
+)
+
+// A graph is a set of valid paths, as row numbers, that grows along references.
+// It lives within one transaction.
+type graph struct {
+	conn  *sqlite.Conn
+	dir   nix.StoreDir
+	few   int // nodes that are worth single queries
+	maxID int64
+
+	ids   []int64       // in the order they were added
+	index map[int64]int // of an id in ids
+	refs  [][]int64     // of the first ids; the others' are not known yet
+
+	// The whole table of references, if loaded: id refers to
+	// targets[starts[id]:starts[id+1]].
+	starts  []uint32
+	targets []uint32
+}
+
+func newGraph(conn *sqlite.Conn, dir nix.StoreDir) (*graph, error) {
+	g := &graph{conn: conn, dir: dir, index: make(map[int64]int)}
+	var pages, free, size int64
+	for _, q := range []struct {
+		query string
+		into  *int64
+	}{
+		{"PRAGMA page_count", &pages},
+		{"PRAGMA freelist_count", &free},
+		{"PRAGMA page_size", &size},
+		{"SELECT ifnull(max(id), 0) FROM ValidPaths", &g.maxID},
+	} {
+		var err error
+		if *q.into, err = queryInt(conn, q.query); err != nil {
+			return nil, err
+		}
+	}
+	g.few = int(fewShare * float64((pages-free)*size/bytesPerPath))
+	return g, nil
+}
+
+// many reports whether the set has grown so large that whole tables are faster.
+func (g *graph) many() bool { return len(g.ids) > g.few }
+
+// add adds a node.
+func (g *graph) add(id int64) {
+	if _, ok := g.index[id]; !ok {
+		g.index[id] = len(g.ids)
+		g.ids = append(g.ids, id)
+	}
+}
+
+// close adds what the nodes refer to, in any number of steps.
+func (g *graph) close() error {
+	for len(g.refs) < len(g.ids) {
+		refs, err := g.nextRefs()
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			g.add(ref)
+		}
+	}
+	return nil
+}
+
+// nextRefs finds the references of the first node whose are not known.
+func (g *graph) nextRefs() ([]int64, error) {
+	if g.starts == nil && g.many() && g.maxID <= maxLoadedID {
+		if err := g.loadRefs(); err != nil {
+			return nil, err
+		}
+	}
+	id := g.ids[len(g.refs)]
+	var refs []int64
+	if g.starts != nil {
+		targets := g.targets[g.starts[id]:g.starts[id+1]]
+		refs = make([]int64, len(targets))
+		for i, ref := range targets {
+			refs[i] = int64(ref)
+		}
+	} else {
+		var err error
+		if refs, err = g.queryRefs(id); err != nil {
+			return nil, err
+		}
+	}
+	g.refs = append(g.refs, refs)
+	return refs, nil
+}
+
+func (g *graph) queryRefs(id int64) ([]int64, error) {
+	stmt, err := g.conn.Prepare("SELECT reference FROM Refs WHERE referrer = ?")
+	if err != nil {
+		return nil, err
+	}
+	defer stmt.Reset()
+	stmt.BindInt64(1, id)
+	var refs []int64
+	for {
+		if more, err := stmt.Step(); err != nil || !more {
+			return refs, err
+		}
+		refs = append(refs, stmt.ColumnInt64(0))
+	}
+}
+
+// loadRefs reads the whole table of references, which has an index in this order.
+func (g *graph) loadRefs() error {
+	stmt, err := g.conn.Prepare("SELECT referrer, reference FROM Refs ORDER BY referrer, reference")
+	if err != nil {
+		return err
+	}
+	defer stmt.Reset()
+	starts := make([]uint32, 1, g.maxID+2)
+	for {
+		more, err := stmt.Step()
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		from, to := stmt.ColumnInt64(0), stmt.ColumnInt64(1)
+		if from > g.maxID || to > g.maxID || from < 0 || to < 0 {
+			return fmt.Errorf("a reference from row %d to row %d has no path", from, to)
+		}
+		for int64(len(starts)) <= from {
+			starts = append(starts, uint32(len(g.targets)))
+		}
+		g.targets = append(g.targets, uint32(to))
+	}
+	for int64(len(starts)) <= g.maxID+1 {
+		starts = append(starts, uint32(len(g.targets)))
+	}
+	g.starts = starts
+	return nil
+}
+
+// infos returns the infos of the nodes in their order.
+func (g *graph) infos() ([]*nix.PathInfo, error) {
+	for len(g.refs) < len(g.ids) {
+		if _, err := g.nextRefs(); err != nil {
+			return nil, err
+		}
+	}
+	infos := make([]*nix.PathInfo, len(g.ids))
+	load := g.loadFew
+	if g.many() {
+		load = g.loadMany
+	}
+	if err := load(infos); err != nil {
+		return nil, err
+	}
+	for i, info := range infos {
+		if info == nil {
+			return nil, fmt.Errorf("row %d of the valid paths is missing", g.ids[i])
+		}
+	}
+	return infos, g.nameRefs(infos)
+}
+
+func (g *graph) loadFew(infos []*nix.PathInfo) error {
+	stmt, err := g.conn.Prepare("SELECT " + infoColumns + " FROM ValidPaths WHERE id = ?")
+	if err != nil {
+		return err
+	}
+	defer stmt.Reset()
+	for i, id := range g.ids {
+		stmt.BindInt64(1, id)
+		found, err := stmt.Step()
+		if err == nil && found {
+			infos[i], err = readInfo(stmt, g.dir)
+		}
+		if err == nil {
+			err = stmt.Reset()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *graph) loadMany(infos []*nix.PathInfo) error {
+	stmt, err := g.conn.Prepare("SELECT " + infoColumns + " FROM ValidPaths")
+	if err != nil {
+		return err
+	}
+	defer stmt.Reset()
+	for {
+		if more, err := stmt.Step(); err != nil || !more {
+			return err
+		}
+		if i, ok := g.index[stmt.ColumnInt64(0)]; ok {
+			if infos[i], err = readInfo(stmt, g.dir); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// nameRefs sets the references of infos, sorted.
+func (g *graph) nameRefs(infos []*nix.PathInfo) error {
+	others := make(map[int64]nix.StorePath) // paths that are not in the set
+	rank := ranks(infos)
+	for i, info := range infos {
+		info.References = make([]nix.StorePath, 0, len(g.refs[i]))
+		outside := false
+		refs := g.refs[i]
+		slices.SortFunc(refs, func(a, b int64) int { return cmp.Compare(g.rank(rank, a), g.rank(rank, b)) })
+		for _, ref := range refs {
+			if j, ok := g.index[ref]; ok {
+				info.References = append(info.References, infos[j].Path)
+				continue
+			}
+			outside = true
+			p, err := g.other(others, ref)
+			if err != nil {
+				return fmt.Errorf("references of %s: %w", info.Path, err)
+			}
+			info.References = append(info.References, p)
+		}
+		if outside {
+			info.SortReferences()
+		}
+	}
+	return nil
+}
+
+// ranks returns the places of infos in the order of their paths: comparing these
+// is much faster than comparing paths.
+func ranks(infos []*nix.PathInfo) []int {
+	order := make([]int, len(infos))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return infos[a].Path.Compare(infos[b].Path) })
+	rank := make([]int, len(infos))
+	for place, i := range order {
+		rank[i] = place
+	}
+	return rank
+}
+
+func (g *graph) rank(rank []int, id int64) int {
+	if i, ok := g.index[id]; ok {
+		return rank[i]
+	}
+	return len(rank)
+}
+
+// other returns the path of a row that is not a node.
+func (g *graph) other(known map[int64]nix.StorePath, id int64) (nix.StorePath, error) {
+	if p, ok := known[id]; ok {
+		return p, nil
+	}
+	stmt, err := g.conn.Prepare("SELECT path FROM ValidPaths WHERE id = ?")
+	if err != nil {
+		return nix.StorePath{}, err
+	}
+	defer stmt.Reset()
+	stmt.BindInt64(1, id)
+	found, err := stmt.Step()
+	if err != nil {
+		return nix.StorePath{}, err
+	}
+	if !found {
+		return nix.StorePath{}, fmt.Errorf("row %d of the valid paths is missing", id)
+	}
+	p, err := g.dir.Parse(stmt.ColumnText(0))
+	if err == nil {
+		known[id] = p
+	}
+	return p, err
+}

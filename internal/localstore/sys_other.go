@@ -1,0 +1,15 @@
+//go:build !linux
+
+package localstore
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// allocate gives f its size; there is no portable way to reserve the room.
+func allocate(f *os.File, size int64) error { return f.Truncate(size) }
+
+// syncFileSystem writes all file systems to the disk.
+func syncFileSystem(*os.File) error { return unix.Sync() }

@@ -1,0 +1,202 @@
+package localstore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// tempRoots are the paths that a store keeps from garbage collection while it is
+// open. They stand in a file that a collector reads; the lock on it says that we
+// are alive.
+type tempRoots struct {
+	mu   sync.Mutex
+	file *os.File // nil before the first
+	held map[nix.StorePath]struct{}
+}
+
+// Hold keeps paths, valid or not, from garbage collection until the store is
+// closed. While a collection is under way it has been told of them when Hold
+// returns, or has deleted them: so ask only then which of them are valid. The
+// error wraps ErrReadOnly where this user cannot take roots.
+func (s *Store) Hold(ctx context.Context, paths []nix.StorePath) error {
+	s.temp.mu.Lock()
+	defer s.temp.mu.Unlock()
+	var fresh []nix.StorePath
+	for _, p := range paths {
+		if err := s.checkDir(p); err != nil {
+			return err
+		}
+		if _, ok := s.temp.held[p]; !ok {
+			fresh = append(fresh, p)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if err := s.hold(ctx, fresh); err != nil {
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+			err = fmt.Errorf("%w: %w", ErrReadOnly, err)
+		}
+		return fmt.Errorf("hold %d paths: %w", len(fresh), err)
+	}
+	if s.temp.held == nil {
+		s.temp.held = make(map[nix.StorePath]struct{}, len(fresh))
+	}
+	for _, p := range fresh {
+		s.temp.held[p] = struct{}{}
+	}
+	return nil
+}
+
+func (s *Store) hold(ctx context.Context, paths []nix.StorePath) error {
+	if s.temp.file == nil {
+		var err error
+		if s.temp.file, err = s.createTempRoots(); err != nil {
+			return err
+		}
+	}
+	gcLock, err := os.OpenFile(s.config.state("gc.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer gcLock.Close()
+	err = poll(ctx, func() (bool, error) {
+		if ok, err := tryFlock(gcLock, unix.LOCK_SH); ok || err != nil {
+			return ok, err
+		}
+		return s.tellCollector(ctx, paths)
+	})
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	for _, p := range paths {
+		text.WriteString(p.String())
+		text.WriteByte(0)
+	}
+	_, err = s.temp.file.WriteString(text.String())
+	return err
+}
+
+// createTempRoots makes and locks the file of our roots. Its name must begin with
+// our number; that alone is taken if another store of this process has it, or a
+// process in another container.
+func (s *Store) createTempRoots() (*os.File, error) {
+	dir := s.config.state("temproots")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("%s/%d", dir, os.Getpid())
+	for n := 0; ; {
+		path := name
+		if n > 0 {
+			path = fmt.Sprintf("%s-%d", name, n)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		locked, err := tryFlock(f, unix.LOCK_EX)
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		if !locked {
+			f.Close()
+			n++
+			continue
+		}
+		stale, err := isStale(f)
+		if err == nil && !stale {
+			return f, nil
+		}
+		if err == nil {
+			// Of a dead process, or deleted by a collector just now.
+			err = os.Remove(path)
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+}
+
+// close deletes the roots.
+func (t *tempRoots) close() error {
+	if t.file == nil {
+		return nil
+	}
+	lock := fileLock{t.file}
+	t.file = nil
+	return lock.release()
+}
+
+// collectorWindow is how many paths a collector is told before its answers are
+// awaited: it answers each with a byte, and must never wait for us to read them.
+const collectorWindow = 64
+
+// tellCollector gives paths to the garbage collection that is under way. It
+// returns false if that has ended or not quite begun.
+func (s *Store) tellCollector(ctx context.Context, paths []nix.StorePath) (bool, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", s.config.state("gc-socket/socket"))
+	if err != nil {
+		return false, unlessGone(err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	answers := bufio.NewReader(conn)
+	for window := range slices.Chunk(paths, collectorWindow) {
+		if err := tellWindow(conn, answers, window); err != nil {
+			if ctx.Err() != nil {
+				return false, context.Cause(ctx)
+			}
+			return false, unlessGone(err)
+		}
+	}
+	return true, nil
+}
+
+func tellWindow(conn net.Conn, answers *bufio.Reader, paths []nix.StorePath) error {
+	var text strings.Builder
+	for _, p := range paths {
+		text.WriteString(p.String())
+		text.WriteByte('\n')
+	}
+	if _, err := conn.Write([]byte(text.String())); err != nil {
+		return err
+	}
+	for range paths {
+		answer, err := answers.ReadByte()
+		if err != nil {
+			return unix.EPIPE // it has hung up: it is over
+		}
+		if answer != '1' {
+			return fmt.Errorf("garbage collector answered %q", answer)
+		}
+	}
+	return nil
+}
+
+// unlessGone drops the errors that mean that there is no collector (any more).
+func unlessGone(err error) error {
+	for _, gone := range []error{unix.ECONNREFUSED, unix.ENOENT, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, gone) {
+			return nil
+		}
+	}
+	return err
+}
