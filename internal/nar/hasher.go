@@ -1,0 +1,80 @@
+package nar
+
+import (
+	"hash"
+	"sync"
+)
+
+const (
+	hashBuffers    = 4
+	hashBufferSize = 128 << 10
+)
+
+// A Hasher is a writer that computes a hash on a goroutine of its own, so that
+// hashing and moving data take place at the same time. It holds at most 512 KiB.
+// Short streams are hashed on the caller's goroutine. Write never fails. Sum must
+// be called in the end, also when the hash is not wanted any more, or the
+// goroutine stays. A Hasher may be used by one goroutine at a time.
+type Hasher struct {
+	hash    hash.Hash
+	buf     []byte
+	made    int
+	todo    chan []byte
+	free    chan []byte
+	running sync.WaitGroup
+}
+
+// NewHasher returns a Hasher that owns h.
+func NewHasher(h hash.Hash) *Hasher { return &Hasher{hash: h} }
+
+// Write copies p.
+func (h *Hasher) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if len(h.buf) == hashBufferSize {
+			h.handOn()
+		}
+		k := min(len(p), hashBufferSize-len(h.buf))
+		h.buf = append(h.buf, p[:k]...)
+		p = p[k:]
+	}
+	return n, nil
+}
+
+// Sum waits until all that was written is hashed and returns the hash. More may
+// be written afterwards.
+func (h *Hasher) Sum() []byte {
+	if h.todo != nil {
+		close(h.todo)
+		h.running.Wait()
+		h.todo = nil
+	}
+	h.hash.Write(h.buf)
+	h.buf = h.buf[:0]
+	return h.hash.Sum(nil)
+}
+
+// handOn gives the buffer to the goroutine and takes another.
+func (h *Hasher) handOn() {
+	if h.free == nil {
+		h.free = make(chan []byte, hashBuffers)
+		h.made = 1
+	}
+	if h.todo == nil {
+		todo := make(chan []byte, hashBuffers)
+		h.todo = todo
+		h.running.Go(func() {
+			for buf := range todo {
+				h.hash.Write(buf)
+				h.free <- buf[:0]
+			}
+		})
+	}
+	h.todo <- h.buf
+	if h.made < hashBuffers {
+		h.made++
+		h.buf = make([]byte, 0, hashBufferSize)
+		return
+	}
+	h.buf = <-h.free
+}
