@@ -195,6 +195,8 @@ func (s *server) answer(ctx context.Context, command uint64) error {
 		return s.queryPathInfos(ctx)
 	case cmdDumpStorePath:
 		return s.dumpStorePath(ctx)
+	case cmdImportPaths:
+		return s.importPaths(ctx)
 	case cmdExportPaths:
 		return s.exportPaths(ctx)
 	case cmdBuildPaths:

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 
+	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
 )
@@ -29,10 +29,11 @@ func (s *server) dumpStorePath(ctx context.Context) error {
 // sendNAR sends a path's contents. Where they are not what info says the client
 // never gets the end, and the error names the path.
 func (s *server) sendNAR(ctx context.Context, info *nix.PathInfo) error {
-	out := &serverNAR{w: s.out, info: info, hash: sha256.New()}
+	out := &serverNAR{w: s.out, info: info, hash: nar.NewHasher(sha256.New())}
 	err := s.backend.WriteNAR(ctx, out, info.Path)
+	sum := nix.SHA256Hash([sha256.Size]byte(out.hash.Sum()))
 	if err == nil {
-		err = out.finish()
+		err = out.finish(sum)
 	}
 	if err != nil {
 		return fmt.Errorf("send %s: %w", info.Path, err)
@@ -48,7 +49,7 @@ const serverNARTail = 16
 type serverNAR struct {
 	w    io.Writer
 	info *nix.PathInfo
-	hash hash.Hash
+	hash *nar.Hasher
 	n    int64  // bytes taken
 	tail []byte // bytes taken and not passed on
 }
@@ -67,9 +68,8 @@ func (o *serverNAR) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// finish passes on the tail if all before was right.
-func (o *serverNAR) finish() error {
-	sum := nix.SHA256Hash([sha256.Size]byte(o.hash.Sum(nil)))
+// finish passes on the tail if the NAR has the right hash and size.
+func (o *serverNAR) finish(sum nix.Hash) error {
 	if err := o.info.CheckNAR(sum, o.n); err != nil {
 		return err
 	}
