@@ -83,7 +83,8 @@ func reencode(r io.Reader) ([]byte, error) {
 	for {
 		e, err := n.Next()
 		if err == io.EOF {
-			return out.Bytes(), w.Close()
+			err := w.Close()
+			return out.Bytes(), err
 		}
 		if err != nil {
 			return nil, err
@@ -282,9 +283,6 @@ func TestFormatErrorSaysWhere(t *testing.T) {
 	var format *nar.FormatError
 	if !errors.As(err, &format) {
 		t.Fatalf("got %v, want a FormatError", err)
-	}
-	if want := int64(bytes.Index(data, []byte("new\nline"))) - 0; format.Offset == want {
-		t.Errorf("offset %d is that of a good name", want)
 	}
 	if !strings.HasPrefix(string(data[format.Offset:]), "c\x00") {
 		t.Errorf("offset %d is not where the bad name begins", format.Offset)

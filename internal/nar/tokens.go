@@ -72,11 +72,9 @@ func appendRegularStart(b []byte, executable bool, size int64) []byte {
 	return binary.LittleEndian.AppendUint64(b, uint64(size))
 }
 
-// appendSymlink appends a whole node.
+// appendSymlink appends a node up to tokClose.
 func appendSymlink(b []byte, target string) []byte {
-	b = append(b, symlinkStart...)
-	b = appendString(b, target)
-	return append(b, tokClose...)
+	return appendString(append(b, symlinkStart...), target)
 }
 
 // regularSize returns the number of bytes that a regular file's node takes.

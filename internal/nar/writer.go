@@ -65,6 +65,7 @@ func (w *Writer) next(e *Entry) error {
 			return pathError("write NAR entry", e.Path, err)
 		}
 		w.buf = appendSymlink(w.buf, e.Target)
+		w.buf = append(w.buf, tokClose...)
 		w.endEntry()
 		return w.flush(chunkSize / 8)
 	case Regular:
@@ -164,7 +165,7 @@ func (w *Writer) endFile() error {
 		return fmt.Errorf("write NAR: %d bytes of contents are missing", w.left)
 	}
 	w.inFile = false
-	w.buf = appendPadding(w.buf, w.pad)
+	w.buf = append(w.buf, tokEmpty[:w.pad]...)
 	w.buf = append(w.buf, tokClose...)
 	w.endEntry()
 	return w.flush(chunkSize / 8)
