@@ -4,21 +4,67 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
 // A login is one attempt to be let in by a host.
 type login struct {
+	client *client
 	config *hostConfig
 	keys   *identities
 	ask    Prompter // nil: nobody is there
 	check  *hostKeyCheck
+	watch  *handshakeWatch
 
+	proved  time.Time // when the host key was accepted
 	tried   []string
 	offered []string // what the host last said it would take
+}
+
+// sshConfig puts together what the library wants to know.
+func (l *login) sshConfig(ctx context.Context) *ssh.ClientConfig {
+	config := &ssh.ClientConfig{
+		User:              l.config.user,
+		Auth:              l.methods(ctx),
+		ClientVersion:     "SSH-2.0-copy-closure",
+		HostKeyAlgorithms: l.check.algorithms(),
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			return l.hostKey(ctx, key)
+		},
+		AuthCallback:   l.underWay,
+		BannerCallback: l.client.banner,
+	}
+	config.Ciphers = cipherOrder(l.config)
+	config.KeyExchanges = l.config.kexAlgorithms
+	config.MACs = l.config.macs
+	config.RekeyThreshold = l.config.rekeyBytes
+	return config
+}
+
+func (l *login) hostKey(ctx context.Context, key ssh.PublicKey) error {
+	l.watch.pause() // somebody may be asked
+	defer l.watch.resume(l.config.connectTimeout)
+	if l.check.accepted == nil {
+		defer func() { l.proved = time.Now() }()
+	}
+	return l.check.check(ctx, key)
+}
+
+// underWay is called before each attempt but the first, which proves nothing.
+func (l *login) underWay(state *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
+	if l.offered == nil {
+		// Two requests have gone there and back since the host key. The time of
+		// connecting would only be the way to a proxy, if there is one.
+		l.client.sawRoundTrip(time.Since(l.proved) / 2)
+	}
+	l.offered = state.AllowedMethods
+	l.watch.resume(loginTime)
+	return nil, nil
 }
 
 // methods returns the ways of logging in, in the configured order.
@@ -88,8 +134,8 @@ func (l *login) answer(ctx context.Context, name, instruction string, questions 
 	return answers, nil
 }
 
-// failed makes the error of a refused log-in.
-func (l *login) failed(err error) error {
+// refused makes the error of a refused log-in.
+func (l *login) refused(err error) error {
 	notes := l.keys.notes
 	if l.ask == nil && (slices.Contains(l.offered, "password") || slices.Contains(l.offered, "keyboard-interactive")) {
 		notes = append(slices.Clone(notes), "nobody is there to be asked for a password")

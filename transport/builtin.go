@@ -70,12 +70,10 @@ func (d *dialer) dialBuiltin(ctx context.Context, p *plan) (c *client, err error
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
 	raw, err := d.connect(ctx, p.config, via)
 	if err != nil {
 		return nil, &ConnectError{Address: p.config.address(), Err: err}
 	}
-	took := time.Since(start)
 	c = &client{
 		link:    &link{Conn: raw},
 		address: p.config.address(),
@@ -84,9 +82,6 @@ func (d *dialer) dialBuiltin(ctx context.Context, p *plan) (c *client, err error
 		log:     d.Logger,
 		stderr:  d.Stderr,
 		dead:    make(chan struct{}),
-	}
-	if _, direct := raw.(*net.TCPConn); direct {
-		c.rtt.Store(int64(took))
 	}
 	if err := d.logIn(ctx, c, p, check); err != nil {
 		return nil, err
@@ -164,48 +159,26 @@ func (d *dialer) runProxy(c *hostConfig) (net.Conn, error) {
 
 // logIn runs the handshake on c's link. On failure the link is closed.
 func (d *dialer) logIn(ctx context.Context, c *client, p *plan, check *hostKeyCheck) error {
-	l := &login{config: p.config, keys: p.keys, ask: check.ask, check: check}
-	watch := watchHandshake(ctx, c.link, p.config.connectTimeout)
-	config := &ssh.ClientConfig{
-		User:              p.config.user,
-		Auth:              l.methods(ctx),
-		ClientVersion:     "SSH-2.0-copy-closure",
-		HostKeyAlgorithms: check.algorithms(),
-		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
-			watch.pause() // somebody may be asked
-			defer watch.resume(p.config.connectTimeout)
-			return check.check(ctx, key)
-		},
-		AuthCallback: func(state *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
-			l.offered = state.AllowedMethods
-			watch.resume(loginTime)
-			return nil, nil
-		},
-		BannerCallback: c.banner,
-	}
-	config.Ciphers = cipherOrder(p.config)
-	config.KeyExchanges = p.config.kexAlgorithms
-	config.MACs = p.config.macs
-	config.RekeyThreshold = p.config.rekeyBytes
-	conn, channels, requests, err := ssh.NewClientConn(c.link, c.address, config)
-	stuck := watch.stop()
-	switch {
-	case err == nil && stuck == nil:
+	l := &login{client: c, config: p.config, keys: p.keys, ask: check.ask, check: check}
+	l.watch = watchHandshake(ctx, c.link, p.config.connectTimeout)
+	conn, channels, requests, err := ssh.NewClientConn(c.link, c.address, l.sshConfig(ctx))
+	stuck := l.watch.stop()
+	if err == nil && stuck == nil {
 		c.serve(ssh.NewClient(conn, channels, requests))
 		return nil
-	case ctx.Err() != nil:
-		err = context.Cause(ctx)
-	case check.err != nil:
-		err = check.err
-	case stuck != nil:
-		err = &ConnectError{Address: c.address, Err: stuck}
-	case check.accepted != nil && !isNetworkError(err):
-		err = l.failed(err)
-	default:
-		err = &ConnectError{Address: c.address, Err: explainHandshake(err)}
 	}
 	c.link.Close()
-	return err
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case check.err != nil:
+		return check.err
+	case stuck != nil:
+		return &ConnectError{Address: c.address, Err: stuck}
+	case check.accepted != nil && !isNetworkError(err):
+		return l.refused(err)
+	}
+	return &ConnectError{Address: c.address, Err: explainHandshake(err)}
 }
 
 // explainHandshake says what the end of a stream means here.

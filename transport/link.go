@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -32,33 +33,49 @@ const loginTime = 150 * time.Second
 type handshakeWatch struct {
 	timer   *time.Timer
 	unwatch func() bool // of the context
-	stuck   atomic.Bool
-	limit   atomic.Int64 // the last one set
+
+	mu    sync.Mutex
+	over  bool
+	stuck bool
+	limit time.Duration // the last one set
 }
 
 func watchHandshake(ctx context.Context, conn net.Conn, limit time.Duration) *handshakeWatch {
-	w := &handshakeWatch{unwatch: context.AfterFunc(ctx, func() { conn.Close() })}
-	w.limit.Store(int64(limit))
+	w := &handshakeWatch{limit: limit, unwatch: context.AfterFunc(ctx, func() { conn.Close() })}
 	w.timer = time.AfterFunc(limit, func() {
-		w.stuck.Store(true)
-		conn.Close()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !w.over {
+			w.stuck = true
+			conn.Close()
+		}
 	})
 	return w
 }
 
+// pause gives the person at the terminal all the time he wants.
 func (w *handshakeWatch) pause() { w.timer.Stop() }
 
+// resume gives the host another while. It does nothing after stop: keys are exchanged
+// again long after the log-in.
 func (w *handshakeWatch) resume(limit time.Duration) {
-	w.limit.Store(int64(limit))
-	w.timer.Reset(limit)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.limit = limit
+		w.timer.Reset(limit)
+	}
 }
 
 // stop ends the watch, and returns an error if it closed the connection.
 func (w *handshakeWatch) stop() error {
 	w.unwatch()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
 	w.timer.Stop()
-	if w.stuck.Load() {
-		return fmt.Errorf("no answer within %v", time.Duration(w.limit.Load()))
+	if w.stuck {
+		return fmt.Errorf("no answer within %v", w.limit)
 	}
 	return nil
 }

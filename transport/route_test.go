@@ -247,3 +247,15 @@ func TestKeepAlive(t *testing.T) {
 		t.Error("no round trip seen")
 	}
 }
+
+// An exchange of keys in the middle is no new log-in.
+func TestRekey(t *testing.T) {
+	h, s := newHost(t), newSetup(t)
+	s.add("there", h, "RekeyLimit 1M", "ConnectTimeout 1")
+	s.options.Program = transport.ProgramBuiltin
+	conn := s.mustDial("there")
+	if out, err := output(t, conn, "head -c 5000000 /dev/zero; sleep 2; echo"); len(out) != 5000001 || err != nil {
+		t.Errorf("got %d bytes, %v", len(out), err)
+	}
+	works(t, conn)
+}
