@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,6 +98,61 @@ func TestHostKeyAccepted(t *testing.T) {
 			})
 		}
 	})
+}
+
+func TestHostKeyHashed(t *testing.T) {
+	keygen := needProgram(t, "ssh-keygen")
+	h, s := newHost(t), newSetup(t)
+	s.add("there", h, "StrictHostKeyChecking yes")
+	if err := exec.Command(keygen, "-H", "-f", s.knownHosts()).Run(); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(read(t, s.knownHosts()), "127.0.0.1") {
+		t.Fatal("not hashed")
+	}
+	s.options.Program = transport.ProgramBuiltin
+	works(t, s.mustDial("there"))
+}
+
+// A host may have several keys, of which only one is known.
+func TestHostKeyOfAnotherType(t *testing.T) {
+	keygen := needProgram(t, "ssh-keygen")
+	dir := t.TempDir()
+	for _, kind := range []string{"ecdsa", "rsa"} {
+		file := filepath.Join(dir, kind)
+		if err := exec.Command(keygen, "-q", "-N", "", "-t", kind, "-f", file).Run(); err != nil {
+			t.Fatal(err)
+		}
+		h, s := newHost(t, "HostKey "+file), newSetup(t)
+		s.know(fmt.Sprintf("[127.0.0.1]:%d %s", h.port(), read(t, file+".pub")))
+		s.addUnknown("there", h)
+		s.options.Program = transport.ProgramBuiltin
+		works(t, s.mustDial("there"))
+	}
+}
+
+// StrictHostKeyChecking no connects whatever the key, but no password goes there.
+func TestHostKeyUnproved(t *testing.T) {
+	other := newKey(t, filepath.Join(t.TempDir(), "other"), "")
+	h, s := newHost(t), newSetup(t)
+	s.know(fmt.Sprintf("[127.0.0.1]:%d %s", h.port(), other.line()))
+	s.addUnknown("there", h, "StrictHostKeyChecking no")
+	s.options.Program = transport.ProgramBuiltin
+	works(t, s.mustDial("there"))
+
+	h = passwordServer(t, &ssh.ServerConfig{PasswordCallback: func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) {
+		t.Error("a password was sent")
+		return nil, nil
+	}})
+	s = newSetup(t)
+	s.know(fmt.Sprintf("[127.0.0.1]:%d %s", h.port(), other.line()))
+	s.addUnknown("there", h, "StrictHostKeyChecking no")
+	s.options.Program = transport.ProgramBuiltin
+	s.options.Prompter = &person{password: "secret"}
+	_, err := s.dial(t.Context(), "there")
+	if _, ok := errors.AsType[*transport.AuthError](err); !ok || !strings.Contains(err.Error(), "no password is sent") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestHostKeyRemembered(t *testing.T) {
