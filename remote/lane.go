@@ -25,25 +25,14 @@ type Lane struct {
 // opens its own. Lanes end with their Store.
 func (s *Store) OpenLane(ctx context.Context) (*Lane, error) {
 	s.mu.Lock()
-	first := !s.taken
-	s.taken = true
+	number := s.lanes
+	s.lanes++
 	s.mu.Unlock()
-	if first {
-		return s.lane(s.first), nil
-	}
-	stream, err := s.open(ctx, true)
+	c, err := s.session(ctx, number)
 	if err != nil {
 		return nil, err
 	}
-	c := newConn(stream, s.dir, s.log)
-	s.mu.Lock()
-	s.conns = append(s.conns, c)
-	s.mu.Unlock()
-	return s.lane(c), nil
-}
-
-func (s *Store) lane(c *conn) *Lane {
-	return &Lane{s: s, c: c}
+	return &Lane{s: s, c: c}, nil
 }
 
 // Add sends one path and returns when its NAR, which nar writes, is handed to the

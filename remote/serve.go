@@ -27,6 +27,7 @@ const (
 // Options say how a far store is used. The zero value is usable.
 type Options struct {
 	StoreDir nix.StoreDir // default /nix/store
+	Spread   int          // sessions over which a long answer is spread; 0 or 1: one
 	Logger   *slog.Logger // nil discards
 }
 
@@ -36,19 +37,28 @@ type Store struct {
 	dir    nix.StoreDir
 	log    *slog.Logger
 	open   opener
+	spread int
 	first  *conn
 	rounds atomic.Int64
 
-	mu    sync.Mutex
-	conns []*conn // all that were opened
-	taken bool    // first is given out as a lane
+	mu       sync.Mutex
+	sessions []*session // the first of them is always there
+	lanes    int        // sessions given out as lanes, from the first on
+	closed   bool
+}
+
+// A session is a conn that is opened when it is first needed.
+type session struct {
+	once sync.Once
+	conn *conn
+	err  error
 }
 
 // An opener starts the server of one more session, first or further.
 type opener func(ctx context.Context, further bool) (io.ReadWriteCloser, error)
 
 func newStore(ctx context.Context, open opener, o Options) (*Store, error) {
-	s := &Store{dir: o.StoreDir, log: o.Logger, open: open}
+	s := &Store{dir: o.StoreDir, log: o.Logger, open: open, spread: max(o.Spread, 1)}
 	if s.dir == "" {
 		s.dir = nix.DefaultStoreDir
 	}
@@ -60,8 +70,32 @@ func newStore(ctx context.Context, open opener, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.first = newConn(stream, s.dir, s.log)
-	s.conns = []*conn{s.first}
+	s.sessions = []*session{{conn: s.first}}
+	s.sessions[0].once.Do(func() {})
 	return s, nil
+}
+
+// session returns the session with that number, and opens it if need be.
+func (s *Store) session(ctx context.Context, number int) (*conn, error) {
+	s.mu.Lock()
+	for len(s.sessions) <= number && !s.closed {
+		s.sessions = append(s.sessions, new(session))
+	}
+	if s.closed {
+		s.mu.Unlock()
+		return nil, errClosed
+	}
+	one := s.sessions[number]
+	s.mu.Unlock()
+	one.once.Do(func() {
+		stream, err := s.open(ctx, true)
+		if err != nil {
+			one.err = err
+			return
+		}
+		one.conn = newConn(stream, s.dir, s.log)
+	})
+	return one.conn, one.err
 }
 
 // Greet waits for the far end's greeting, so that an error of starting it is told
@@ -173,11 +207,32 @@ func (s *Store) ClosurePaths(ctx context.Context, roots []nix.StorePath, outputs
 	return paths, err
 }
 
+// infosPerSession is how many path infos fill about half of an SSH channel's window
+// of 2 MiB: more of them in one session wait for further round trips.
+const infosPerSession = 1000
+
 // PathInfos returns what the far end knows of those of paths that are valid there.
 func (s *Store) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
-	var infos []*nix.PathInfo
 	s.rounds.Add(1)
-	err := s.first.ask(ctx, "ask for path infos", func(w *wire.Writer) {
+	parts := slices.Collect(slices.Chunk(paths, max(infosPerSession, (len(paths)+s.spread-1)/s.spread)))
+	answers := make([][]*nix.PathInfo, len(parts))
+	errs := make([]error, len(parts))
+	var all sync.WaitGroup
+	for i, part := range parts {
+		all.Go(func() { answers[i], errs[i] = s.pathInfos(ctx, i, part) })
+	}
+	all.Wait()
+	return slices.Concat(answers...), errors.Join(errs...)
+}
+
+// pathInfos asks in the session with that number, or in the first if the far end
+// allows no more.
+func (s *Store) pathInfos(ctx context.Context, number int, paths []nix.StorePath) (infos []*nix.PathInfo, err error) {
+	c, err := s.session(ctx, number)
+	if err != nil {
+		c = s.first
+	}
+	err = c.ask(ctx, "ask for path infos", func(w *wire.Writer) {
 		w.Uint64(cmdQueryPathInfos)
 		w.Paths(paths)
 	}, func(r *wire.Reader) error {
@@ -253,13 +308,18 @@ func checkSubset(what string, got, asked []nix.StorePath) error {
 // an error if a far program ended badly although every request was answered.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	conns := slices.Clone(s.conns)
-	s.conns = nil
+	s.closed = true
+	sessions := s.sessions
 	s.mu.Unlock()
-	errs := make([]error, len(conns))
+	errs := make([]error, len(sessions))
 	var all sync.WaitGroup
-	for i, c := range conns {
-		all.Go(func() { errs[i] = c.close() })
+	for i, one := range sessions {
+		all.Go(func() {
+			one.once.Do(func() { one.err = errClosed })
+			if one.conn != nil {
+				errs[i] = one.conn.close()
+			}
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)

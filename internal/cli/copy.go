@@ -142,9 +142,6 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	if err := e.rooted.makeRoots(ctx, r.roots, plan.Roots, result); err != nil {
 		return err
 	}
-	if err := e.far.close(); err != nil {
-		r.log.Warn("the far end did not end well, although it had confirmed everything", "reason", err)
-	}
 	report.Result = result
 	return r.printResult(plan, report, e.far.roundTrips(len(plan.Send) > 0))
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/copy-closure/copy-closure/closure"
@@ -22,9 +21,6 @@ type farEnd struct {
 	host  *hostURI
 	conn  transport.Conn
 	execs int // round trips of further commands
-
-	once     sync.Once
-	closeErr error
 }
 
 // connect logs in and starts the far end; its first answer is not waited for.
@@ -39,7 +35,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		Compress:   r.gzip,
 		KeyFile:    r.host.keyFile,
 		HostKey:    r.host.hostKey,
-		Prompter:   new(transport.TerminalPrompter),
+		Prompter:   prompter(),
 		Logger:     r.log,
 	})
 	if err != nil {
@@ -50,12 +46,20 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		Program: r.host.program,
 		Store:   r.host.store,
 		Access:  r.access(),
-	}, remote.Options{StoreDir: storeDir(), Logger: r.log})
+	}, remote.Options{StoreDir: storeDir(), Spread: spread(conn), Logger: r.log})
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return &farEnd{Store: store, host: r.host, conn: conn}, nil
+}
+
+// prompter asks the person at the terminal, if there is one.
+func prompter() transport.Prompter {
+	if !transport.HaveTerminal() {
+		return nil
+	}
+	return new(transport.TerminalPrompter)
 }
 
 // access is the least that the copy needs.
@@ -106,20 +110,18 @@ func startAbortable(ctx context.Context, start func(context.Context) (*transport
 	return &abortableSession{session, cancel}, nil
 }
 
-// close ends the sessions and the connection, once.
-func (f *farEnd) close() error {
-	f.once.Do(func() {
-		f.closeErr = f.Store.Close()
-		f.conn.Close()
-	})
-	return f.closeErr
+// close ends the connection and with it all sessions, without waiting for the
+// programs there to end: every answer was read, and their temporary roots go with
+// them.
+func (f *farEnd) close() {
+	f.conn.Close()
+	f.Store.Close()
 }
 
 // roundTrips is how often the copy had to wait for the far end since the log-in:
-// to open a session, for each answer, for the last acknowledgement, and for the
-// end of the session.
+// to open a session, for each answer, and for the last acknowledgement.
 func (f *farEnd) roundTrips(sent bool) int {
-	n := 1 + f.Store.RoundTrips() + f.execs + 1
+	n := 1 + f.Store.RoundTrips() + f.execs
 	if sent {
 		n++
 	}
@@ -134,6 +136,14 @@ const (
 	worthASplit = 4 << 20 // bytes
 	mostLanes   = 8
 )
+
+// spread is the number of sessions for a long answer.
+func spread(conn transport.Conn) int {
+	if conn.RTT() < nearby {
+		return 1
+	}
+	return mostLanes / 2
+}
 
 // lanesFor chooses the number of sessions for a plan.
 func (f *farEnd) lanesFor(plan *closure.Plan) int {
