@@ -12,7 +12,9 @@ const (
 
 // A Hasher is a writer that computes a hash on a goroutine of its own, so that
 // hashing and moving data take place at the same time. It holds at most 512 KiB.
-// Short streams are hashed on the caller's goroutine. Write never fails. Sum must
+// Short streams are hashed on the caller's goroutine. It pays for large files and
+// where the other side of a link is waited for; a Dump of many small files reads
+// ahead while w is hashing anyway, and gains nothing. Write never fails. Sum must
 // be called in the end, also when the hash is not wanted any more, or the
 // goroutine stays. A Hasher may be used by one goroutine at a time.
 type Hasher struct {
