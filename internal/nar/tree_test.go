@@ -347,17 +347,23 @@ func TestManyFiles(t *testing.T) {
 	}
 	check(t, w.Close())
 	dest := filepath.Join(t.TempDir(), "x")
-	var limit syscall.Rlimit
-	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
-	low := limit
-	low.Cur = 200
-	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low))
-	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	limitFiles(t, 200)
 	check(t, nar.Restore(t.Context(), bytes.NewReader(b.Bytes()), dest, nar.RestoreOptions{Canonical: true}))
 	if !bytes.Equal(dump(t, dest), b.Bytes()) {
 		t.Error("the tree has another archive")
 	}
 	check(t, nar.RemoveAll(dest))
+}
+
+// limitFiles lets the test have n files open.
+func limitFiles(t *testing.T, n uint64) {
+	t.Helper()
+	var limit syscall.Rlimit
+	check(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	low := limit
+	low.Cur = n
+	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low))
+	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) })
 }
 
 // TestManyDirectories has more directories with pending files than may be open.
@@ -370,6 +376,7 @@ func TestManyDirectories(t *testing.T) {
 		check(t, w.Regular(fmt.Sprintf("%04d/f", i), true, 0))
 	}
 	check(t, w.Close())
+	limitFiles(t, 350)
 	dest := filepath.Join(t.TempDir(), "x")
 	check(t, nar.Restore(t.Context(), bytes.NewReader(b.Bytes()), dest, nar.RestoreOptions{Canonical: true}))
 	if !bytes.Equal(dump(t, dest), b.Bytes()) {
