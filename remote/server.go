@@ -45,8 +45,8 @@ type Importer interface {
 	// Add reads exactly info.NARSize bytes before it returns. done is called
 	// once, then or later, on any goroutine and in any order among paths: with
 	// nil when the path is valid, also if it was before, else with the reason
-	// why it is refused. The error returned means that the stream is out of step
-	// and that nothing more can be read from it.
+	// why it is refused. The error returned means that the stream is out of step;
+	// done need not be called any more.
 	Add(ctx context.Context, info *nix.PathInfo, nar io.Reader, done func(error)) error
 	// Flush returns when done was called for all that was added before.
 	Flush(ctx context.Context) error

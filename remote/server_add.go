@@ -104,7 +104,7 @@ func (s *server) settle() error {
 // failure get their due first; if one of them failed, that is the cause.
 func (s *server) endAdds(err error) error {
 	if err != nil {
-		s.adds.settle()
+		_ = s.adds.settle() // its error is the cause already
 		s.stop(err)
 	}
 	closeErr := s.adds.close()

@@ -15,7 +15,8 @@ import (
 type Importer interface {
 	// Add reads exactly info.NARSize bytes. done is called once, then or later:
 	// with nil when the path is valid, or with the reason why it is refused. The
-	// error returned means that the stream is out of step.
+	// error returned means that the stream is out of step; done need not be called
+	// any more.
 	Add(ctx context.Context, info *nix.PathInfo, nar io.Reader, done func(error)) error
 	// Flush returns when done was called for all that was added before.
 	Flush(ctx context.Context) error
@@ -27,7 +28,8 @@ type Importer interface {
 const importGroup = 7
 
 // Import begins to take paths in. To be as unhelpful as a store may be, paths
-// become valid in groups, and the last of a group is told first.
+// become valid in groups, the last of a group is told first, and one whose stream
+// breaks is not told at all.
 func (s *Store) Import(ctx context.Context) (Importer, error) {
 	return &memoryImport{store: s}, nil
 }
@@ -50,9 +52,7 @@ func (im *memoryImport) Add(ctx context.Context, info *nix.PathInfo, nar io.Read
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		err = fmt.Errorf("read NAR: %w", err)
-		done(err)
-		return err
+		return fmt.Errorf("read NAR: %w", err)
 	}
 	o := Object{cloneInfo(info), content}
 	if err := im.accept(o); err != nil {
