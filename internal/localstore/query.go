@@ -13,21 +13,17 @@ import (
 
 // ValidPaths returns those of paths that are valid, in the order asked.
 func (s *Store) ValidPaths(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	ids, err := s.pathIDs(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
 	var valid []nix.StorePath
-	err := s.db.read(ctx, func(conn *sqlite.Conn) error {
-		valid = nil
-		for _, p := range paths {
-			id, err := pathID(conn, p)
-			if err != nil {
-				return err
-			}
-			if id != 0 {
-				valid = append(valid, p)
-			}
+	for i, p := range paths {
+		if ids[i] != 0 {
+			valid = append(valid, p)
 		}
-		return nil
-	})
-	return valid, err
+	}
+	return valid, nil
 }
 
 // PathInfo returns what is known of p. The error wraps nix.ErrNotValid if p is
@@ -159,4 +155,19 @@ func (s *Store) allPaths(ctx context.Context) ([]nix.StorePath, error) {
 		}
 	})
 	return paths, err
+}
+
+// pathIDs returns the row numbers of paths, 0 for each that is not valid.
+func (s *Store) pathIDs(ctx context.Context, paths []nix.StorePath) ([]int64, error) {
+	ids := make([]int64, len(paths))
+	err := s.db.read(ctx, func(conn *sqlite.Conn) error {
+		for i, p := range paths {
+			var err error
+			if ids[i], err = pathID(conn, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return ids, err
 }

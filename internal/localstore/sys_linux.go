@@ -20,3 +20,6 @@ func allocate(f *os.File, size int64) error {
 func syncFileSystem(f *os.File) error {
 	return unix.Syncfs(int(f.Fd()))
 }
+
+// changeTime returns when an inode was last changed.
+func changeTime(st *unix.Stat_t) unix.Timespec { return st.Ctim }

@@ -13,3 +13,6 @@ func allocate(f *os.File, size int64) error { return f.Truncate(size) }
 
 // syncFileSystem writes all file systems to the disk.
 func syncFileSystem(*os.File) error { return unix.Sync() }
+
+// changeTime returns when an inode was last changed.
+func changeTime(st *unix.Stat_t) unix.Timespec { return st.Ctim }

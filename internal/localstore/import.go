@@ -1,0 +1,348 @@
+package localstore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+const (
+	defaultBatchPaths = 500
+	defaultBatchBytes = 128 << 20
+	defaultWorkers    = 4
+
+	smallNAR     = 256 << 10 // bytes; such are read as a whole and unpacked by a worker
+	unpackBuffer = 128 << 10 // for others
+	maxLocks     = 2000      // held by an import
+)
+
+// ImportOptions say how paths are taken in. The zero value accepts all that is
+// whole.
+type ImportOptions struct {
+	// Check refuses paths before anything is written. Content addresses are
+	// checked in any case.
+	Check func(*nix.PathInfo) error
+	// Workers is the number of small paths that are unpacked at once; 0 for
+	// what was found best.
+	Workers int
+	// After so many paths, or bytes of NARs, those that are complete are
+	// registered together; 0 for what was found best.
+	BatchPaths int
+	BatchBytes int64
+}
+
+// An Import takes paths into a store, where they become valid in groups. Its
+// methods may be called concurrently, Close excepted.
+//
+// While an import is at work it holds the lock of every path that is unpacked and
+// not yet registered. What becomes of such paths if the process dies is what Nix
+// does, too: they are not valid, and whoever adds them next replaces them.
+type Import struct {
+	store      *Store
+	check      func(*nix.PathInfo) error
+	batchPaths int
+	batchBytes int64
+	mostLocks  int
+	workers    chan struct{} // a slot for each path in the background
+
+	committing sync.Mutex     // held while a group is registered
+	background sync.WaitGroup // goroutines, for which Close waits
+
+	mu         sync.Mutex
+	changed    *sync.Cond
+	entries    map[nix.StorePath]*entry // taken up and not decided
+	queue      []*entry                 // unpacked, in the order that it was finished
+	freshPaths int                      // in the queue, that no commit has looked at
+	freshBytes int64
+	scheduled  bool                    // a commit in the background
+	waiting    int                     // for locks that others hold
+	known      map[nix.StorePath]int64 // rows of valid paths
+	absent     map[nix.StorePath]bool  // paths that were not valid when Expect asked
+}
+
+// An entry is a path on its way.
+type entry struct {
+	info    *nix.PathInfo
+	dones   []func(error)
+	outputs []nix.DerivationOutput
+	placed  chan struct{} // nil, or closed when a worker has unpacked the path
+	lock    *fileLock     // nil before the path is unpacked, or if given up for others
+	left    inode         // what was in the path's place when the lock was given up
+	synced  bool          // the files are on the disk
+}
+
+// NewImport begins to take paths in.
+func (s *Store) NewImport(opts ImportOptions) *Import {
+	im := &Import{
+		store:      s,
+		check:      opts.Check,
+		batchPaths: opts.BatchPaths,
+		batchBytes: opts.BatchBytes,
+		mostLocks:  mostLocks(),
+		entries:    make(map[nix.StorePath]*entry),
+		known:      make(map[nix.StorePath]int64),
+		absent:     make(map[nix.StorePath]bool),
+	}
+	im.changed = sync.NewCond(&im.mu)
+	if im.batchPaths <= 0 {
+		im.batchPaths = defaultBatchPaths
+	}
+	im.batchPaths = min(im.batchPaths, im.mostLocks/2)
+	if im.batchBytes <= 0 {
+		im.batchBytes = defaultBatchBytes
+	}
+	workers := opts.Workers
+	if workers <= 0 {
+		workers = defaultWorkers
+	}
+	im.workers = make(chan struct{}, workers)
+	return im
+}
+
+// mostLocks leaves most of the files that this process may open to others.
+func mostLocks() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return maxLocks / 10
+	}
+	return int(max(4, min(uint64(limit.Cur)/4, maxLocks)))
+}
+
+// Expect says which paths are about to be added, and what they refer to. It is not
+// needed, but makes one question of many: the paths are held, and it is found out
+// which are valid.
+func (im *Import) Expect(ctx context.Context, paths []nix.StorePath) error {
+	if err := im.store.mayWrite(); err != nil {
+		return err
+	}
+	if err := im.store.Hold(ctx, paths); err != nil {
+		return err
+	}
+	ids, err := im.store.pathIDs(ctx, paths)
+	if err != nil {
+		return err
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for i, p := range paths {
+		if ids[i] != 0 {
+			im.known[p] = ids[i]
+		} else {
+			im.absent[p] = true
+		}
+	}
+	return nil
+}
+
+// Add takes one path in: it reads info.NARSize bytes from r, unpacks and checks
+// them, and queues the path for registration. done is called exactly once, then or
+// later, on any goroutine: with nil when the path is valid, also if it was before,
+// else with the reason why it is not taken. The error that Add returns means that
+// the stream broke; done gets it, too. ctx holds until done is called.
+//
+// A path may come before its references. Those must be valid, or have been added,
+// when the path is flushed.
+func (im *Import) Add(ctx context.Context, info *nix.PathInfo, r io.Reader, done func(error)) error {
+	in := &input{r: r, left: info.NARSize}
+	if err := im.admit(ctx, info); err != nil {
+		return in.refuse(ctx, err, done)
+	}
+	e := im.begin(info, done)
+	if e == nil {
+		return in.drain(ctx) // done has joined another Add of the path
+	}
+	valid, err := im.isValid(ctx, info.Path)
+	if err != nil || valid {
+		return in.refuse(ctx, err, func(err error) { im.decide(e, err) })
+	}
+	if info.NARSize > smallNAR {
+		return im.addLarge(ctx, e, in)
+	}
+	return im.addSmall(ctx, e, in)
+}
+
+// admit makes the checks that need no contents, and takes the temporary root.
+func (im *Import) admit(ctx context.Context, info *nix.PathInfo) error {
+	if err := im.store.mayWrite(); err != nil {
+		return err
+	}
+	if err := im.store.checkInfo(info); err != nil {
+		return err
+	}
+	if im.check != nil {
+		if err := im.check(info); err != nil {
+			return err
+		}
+	}
+	return im.store.Hold(ctx, []nix.StorePath{info.Path})
+}
+
+func (s *Store) checkInfo(info *nix.PathInfo) error {
+	if err := s.checkDir(info.Path); err != nil {
+		return err
+	}
+	for _, p := range info.References {
+		if err := s.checkDir(p); err != nil {
+			return fmt.Errorf("reference of %s: %w", info.Path, err)
+		}
+	}
+	if info.NARHash.Algorithm() != nix.SHA256 || info.NARSize <= 0 {
+		return fmt.Errorf("%s: its NAR's hash or size is not known", info.Path)
+	}
+	if info.CA != "" {
+		return info.CheckContentAddress()
+	}
+	return nil
+}
+
+// begin returns nil if the path is on its way already.
+func (im *Import) begin(info *nix.PathInfo, done func(error)) *entry {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if e := im.entries[info.Path]; e != nil {
+		e.dones = append(e.dones, done)
+		return nil
+	}
+	e := &entry{info: info, dones: []func(error){done}}
+	im.entries[info.Path] = e
+	return e
+}
+
+// isValid asks the database unless Expect has.
+func (im *Import) isValid(ctx context.Context, p nix.StorePath) (bool, error) {
+	im.mu.Lock()
+	_, known := im.known[p]
+	absent := im.absent[p]
+	im.mu.Unlock()
+	if known || absent {
+		return known, nil
+	}
+	ids, err := im.store.pathIDs(ctx, []nix.StorePath{p})
+	return err == nil && ids[0] != 0, err
+}
+
+// addSmall reads a NAR into memory, so that the next can be read while this one is
+// unpacked.
+func (im *Import) addSmall(ctx context.Context, e *entry, in *input) error {
+	content := make([]byte, in.left)
+	if _, err := io.ReadFull(in, content); err != nil {
+		im.decide(e, err)
+		return err
+	}
+	select {
+	case im.workers <- struct{}{}:
+	case <-ctx.Done():
+		im.decide(e, context.Cause(ctx))
+		return nil
+	}
+	im.mu.Lock()
+	e.placed = make(chan struct{})
+	im.mu.Unlock()
+	im.background.Go(func() {
+		err := im.place(ctx, e, bytes.NewReader(content), func() [sha256.Size]byte { return sha256.Sum256(content) })
+		<-im.workers
+		im.placed(ctx, e, err)
+		close(e.placed)
+	})
+	return nil
+}
+
+// addLarge unpacks a NAR from the stream.
+func (im *Import) addLarge(ctx context.Context, e *entry, in *input) error {
+	hasher := nar.NewHasher(sha256.New())
+	contents := bufio.NewReaderSize(io.TeeReader(in, hasher), unpackBuffer)
+	err := im.place(ctx, e, contents, func() [sha256.Size]byte { return [sha256.Size]byte(hasher.Sum()) })
+	hasher.Sum() // in case that place did not come to it
+	broken := in.drain(ctx)
+	if broken != nil {
+		err = broken
+	}
+	im.placed(ctx, e, err)
+	return broken
+}
+
+// errAlreadyValid says that a path became valid while we waited for its lock.
+var errAlreadyValid = errors.New("path is valid already")
+
+// placed goes on with a path that was unpacked, or failed with err.
+func (im *Import) placed(ctx context.Context, e *entry, err error) {
+	switch {
+	case errors.Is(err, errAlreadyValid):
+		im.decide(e, nil)
+	case err != nil:
+		im.decide(e, err)
+	default:
+		im.enqueue(ctx, e)
+	}
+}
+
+// decide tells everybody who added the path what became of it.
+func (im *Import) decide(e *entry, err error) {
+	im.mu.Lock()
+	delete(im.entries, e.info.Path)
+	delete(im.absent, e.info.Path)
+	dones := e.dones
+	im.mu.Unlock()
+	for _, done := range dones {
+		done(err)
+	}
+}
+
+// An input is one NAR on a stream of many.
+type input struct {
+	r    io.Reader
+	left int64 // bytes of the NAR
+	err  error // of the stream
+}
+
+func (in *input) Read(p []byte) (int, error) {
+	if in.err != nil {
+		return 0, in.err
+	}
+	if in.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := in.r.Read(p[:min(int64(len(p)), in.left)])
+	in.left -= int64(n)
+	if in.left == 0 {
+		return n, nil
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		in.err = fmt.Errorf("read NAR: %w", err)
+	}
+	return n, in.err
+}
+
+// drain reads what is left.
+func (in *input) drain(ctx context.Context) error {
+	if in.err == nil && in.left > 0 && ctx.Err() != nil {
+		in.err = context.Cause(ctx)
+	}
+	if in.err == nil {
+		_, in.err = io.Copy(io.Discard, in)
+	}
+	return in.err
+}
+
+// refuse drains the stream and gives err, or the stream's error, to done.
+func (in *input) refuse(ctx context.Context, err error, done func(error)) error {
+	drainErr := in.drain(ctx)
+	if drainErr != nil {
+		err = drainErr
+	}
+	done(err)
+	return drainErr
+}

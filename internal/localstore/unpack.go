@@ -1,0 +1,206 @@
+package localstore
+
+import (
+	"context"
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+const maxDerivation = 64 << 20 // bytes of a .drv file
+
+// place unpacks contents at the path's final place, under its lock, and checks
+// them; sum is called when all was read. If it fails, nothing is left there.
+// errAlreadyValid says that another process was faster; contents are then unread.
+func (im *Import) place(ctx context.Context, e *entry, contents io.Reader, sum func() [sha256.Size]byte) error {
+	if err := im.lock(ctx, e); err != nil {
+		return err
+	}
+	err := im.store.unpack(ctx, e, contents, sum)
+	if err != nil {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = fmt.Errorf("%w: %w", nix.ErrNoSpace, err)
+		}
+		return errors.Join(err, im.drop(e))
+	}
+	return nil
+}
+
+// lock takes the lock of a path that is not valid. Where another process has it,
+// what we have is registered first, or its locks given up: that process may be
+// waiting for one of those.
+func (im *Import) lock(ctx context.Context, e *entry) error {
+	path := im.store.RealPath(e.info.Path) + ".lock"
+	lock, err := tryFileLock(path)
+	if lock == nil && err == nil {
+		im.addWaiting(ctx, 1)
+		lock, err = waitFileLock(ctx, path)
+		im.addWaiting(ctx, -1)
+	}
+	if err != nil {
+		return err
+	}
+	ids, err := im.store.pathIDs(ctx, []nix.StorePath{e.info.Path})
+	if err == nil && ids[0] != 0 {
+		err = errAlreadyValid
+	}
+	if err != nil {
+		return errors.Join(err, lock.release())
+	}
+	e.lock = lock
+	return nil
+}
+
+// drop deletes what is unpacked of a path whose lock we have, and gives that up.
+func (im *Import) drop(e *entry) error {
+	if e.lock == nil {
+		return nil
+	}
+	err := errors.Join(nar.RemoveAllAt(im.store.dir, e.info.Path.Base()), e.lock.release())
+	e.lock = nil
+	return err
+}
+
+func (s *Store) unpack(ctx context.Context, e *entry, contents io.Reader, sum func() [sha256.Size]byte) error {
+	base := e.info.Path.Base()
+	// What a process that died has left.
+	if err := nar.RemoveAllAt(s.dir, base); err != nil {
+		return err
+	}
+	err := nar.RestoreAt(ctx, contents, s.dir, base, nar.RestoreOptions{Canonical: true})
+	var malformed *nar.FormatError
+	if errors.As(err, &malformed) {
+		err = fmt.Errorf("%w: %w", nix.ErrDamaged, err)
+	}
+	if err != nil {
+		return err
+	}
+	if rest, err := io.Copy(io.Discard, contents); err != nil {
+		return err
+	} else if rest > 0 {
+		return &nix.SizeMismatchError{Got: e.info.NARSize - rest, Want: e.info.NARSize}
+	}
+	narHash := nix.SHA256Hash(sum())
+	if err := e.info.CheckNAR(narHash, e.info.NARSize); err != nil {
+		return err
+	}
+	if err := s.checkContentAddress(ctx, e.info, narHash); err != nil {
+		return err
+	}
+	if e.info.Path.IsDerivation() {
+		e.outputs, err = s.derivationOutputs(e.info.Path)
+	}
+	return err
+}
+
+// checkContentAddress hashes unpacked contents as the content address demands.
+// That the address belongs to the path has been checked.
+func (s *Store) checkContentAddress(ctx context.Context, info *nix.PathInfo, narHash nix.Hash) error {
+	if info.CA == "" {
+		return nil
+	}
+	ca, err := nix.ParseContentAddress(info.CA)
+	if err != nil {
+		return err
+	}
+	self := slices.Contains(info.References, info.Path)
+	got := narHash
+	if ca.Method != nix.Recursive || self || ca.Hash.Algorithm() != nix.SHA256 {
+		if got, err = s.contentHash(ctx, info.Path, ca, self); err != nil {
+			return err
+		}
+	}
+	if got != ca.Hash {
+		return fmt.Errorf("content hash is %s, the content address is %s: %w", got, ca, nix.ErrDamaged)
+	}
+	return nil
+}
+
+func (s *Store) contentHash(ctx context.Context, p nix.StorePath, ca nix.ContentAddress, self bool) (nix.Hash, error) {
+	h := newHash(ca.Hash.Algorithm())
+	switch {
+	case ca.Method != nix.Recursive:
+		f, err := s.openFile(p)
+		if err != nil {
+			return nix.Hash{}, fmt.Errorf("content address %s is for a plain file: %w", ca, err)
+		}
+		defer f.Close()
+		if _, err := io.Copy(h, f); err != nil {
+			return nix.Hash{}, err
+		}
+	case self:
+		w := newModuloWriter(h, p.HashPart())
+		if err := nar.DumpAt(ctx, w, s.dir, p.Base()); err != nil {
+			return nix.Hash{}, err
+		}
+		w.finish()
+	default:
+		if err := nar.DumpAt(ctx, h, s.dir, p.Base()); err != nil {
+			return nix.Hash{}, err
+		}
+	}
+	return nix.NewHash(ca.Hash.Algorithm(), h.Sum(nil))
+}
+
+func newHash(algorithm nix.HashAlgorithm) hash.Hash {
+	switch algorithm {
+	case nix.MD5:
+		return md5.New()
+	case nix.SHA1:
+		return sha1.New()
+	case nix.SHA512:
+		return sha512.New()
+	}
+	return sha256.New()
+}
+
+// openFile opens contents that must be a regular file.
+func (s *Store) openFile(p nix.StorePath) (*os.File, error) {
+	fd, err := unix.Openat(int(s.dir.Fd()), p.Base(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: s.RealPath(p), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), s.RealPath(p))
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = &os.PathError{Op: "read", Path: f.Name(), Err: errors.New("not a regular file")}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// derivationOutputs reads where the outputs of an unpacked .drv file go.
+func (s *Store) derivationOutputs(p nix.StorePath) ([]nix.DerivationOutput, error) {
+	f, err := s.openFile(p)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxDerivation+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxDerivation {
+		return nil, fmt.Errorf("derivation is larger than %d MiB", maxDerivation>>20)
+	}
+	drv, err := s.config.StoreDir.ParseDerivation(text)
+	if err != nil {
+		return nil, err
+	}
+	return drv.Outputs, nil
+}
