@@ -41,6 +41,7 @@ func TestHostKeyRefused(t *testing.T) {
 		{"changed", func(_ *host, name string) string { return "# a comment\n" + name + " " + other.line() }, nil, transport.HostKeyChanged, "ssh-keygen -R '["},
 		{"changed, accept-new", func(_ *host, name string) string { return name + " " + other.line() }, []string{"StrictHostKeyChecking accept-new"}, transport.HostKeyChanged, "ssh-keygen -R"},
 		{"revoked", func(h *host, name string) string { return h.knownAs(name) + "\n@revoked * " + h.hostKey.line() }, nil, transport.HostKeyRevoked, "revoked"},
+		{"another one on another port", func(*host, string) string { return "127.0.0.1 " + other.line() }, nil, transport.HostKeyUnknown, "is not known"},
 		{"negated", func(h *host, name string) string { return h.knownAs("[*]:*,!" + name) }, nil, transport.HostKeyUnknown, "is not known"},
 	}
 	eachProgram(t, func(t *testing.T, program string) {
@@ -124,10 +125,12 @@ func TestHostKeyOfAnotherType(t *testing.T) {
 			t.Fatal(err)
 		}
 		h, s := newHost(t, "HostKey "+file), newSetup(t)
-		s.know(fmt.Sprintf("[127.0.0.1]:%d %s", h.port(), read(t, file+".pub")))
-		s.addUnknown("there", h)
-		s.options.Program = transport.ProgramBuiltin
-		works(t, s.mustDial("there"))
+		for _, known := range []string{read(t, file+".pub"), h.hostKey.line()} {
+			write(t, s.knownHosts(), fmt.Sprintf("[127.0.0.1]:%d %s\n", h.port(), known))
+			s.addUnknown("there", h)
+			s.options.Program = transport.ProgramBuiltin
+			works(t, s.mustDial("there"))
+		}
 	}
 }
 

@@ -3,10 +3,12 @@ package transport_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/copy-closure/copy-closure/transport"
@@ -137,7 +139,12 @@ func TestCloseWhileWriting(t *testing.T) {
 
 // What a command leaves behind does not keep Close waiting.
 func TestOrphan(t *testing.T) {
-	s := local(t, t.Context(), "sleep 3 & exit 0")
+	s := local(t, t.Context(), "sleep 1000 & echo $!")
+	var pid int
+	if _, err := fmt.Fscan(s, &pid); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGKILL)
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+	"golang.org/x/sys/cpu"
 
 	"github.com/copy-closure/copy-closure/transport"
 )
@@ -296,4 +298,40 @@ func TestManyAgentKeys(t *testing.T) {
 	s.add("there", h, "IdentityAgent "+serveAgent(t, others...))
 	s.options.Program = transport.ProgramBuiltin
 	works(t, s.mustDial("there"))
+}
+
+func TestIdentitiesOnly(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		socket := serveAgent(t, agent.AddedKey{PrivateKey: h.userKey.raw})
+		h.userKey.file = "/nonexistent"
+		s.add("there", h, "IdentityAgent "+socket, "IdentitiesOnly yes")
+		s.options.Program = program
+		_, err := s.dial(t.Context(), "there")
+		if _, ok := errors.AsType[*transport.AuthError](err); !ok {
+			t.Errorf("got %v, want an AuthError", err)
+		}
+	})
+}
+
+func TestCiphers(t *testing.T) {
+	tests := []struct{ config, want string }{
+		{"# default", ssh.CipherAES128GCM},
+		{"Ciphers aes256-ctr,aes128-gcm@openssh.com", ssh.CipherAES256CTR},
+	}
+	for _, test := range tests {
+		h, s := newHost(t), newSetup(t)
+		s.add("there", h, test.config)
+		s.options.Program = transport.ProgramBuiltin
+		var log strings.Builder
+		s.options.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		s.mustDial("there").Close()
+		want := test.want
+		if strings.HasPrefix(test.config, "#") && !cpu.X86.HasAES && !cpu.ARM64.HasAES && !cpu.S390X.HasAES {
+			want = ssh.CipherChaCha20Poly1305
+		}
+		if !strings.Contains(log.String(), "cipher="+want) {
+			t.Errorf("%s: log %s, want the cipher %s", test.config, log.String(), want)
+		}
+	}
 }

@@ -260,7 +260,7 @@ func (p *sshProgram) explainSession(exit *ExitError) error {
 	if exit.Status != sshFailed {
 		return exit
 	}
-	if strings.Contains(exit.Stderr, "Session open refused by peer") || strings.Contains(exit.Stderr, "session request failed") {
+	if strings.Contains(exit.Stderr, "Session open refused by peer") {
 		return fmt.Errorf("%w by %s: %s", ErrSessionRefused, p.address, lastLine(exit.Stderr))
 	}
 	if p.master != nil && p.master.endsWithin(deathNews) {
