@@ -85,8 +85,8 @@ func (l *strictLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NA
 	return nil
 }
 
-func (l *strictLane) Flush() error { return nil }
-func (l *strictLane) Abort()       {}
+func (l *strictLane) Flush(context.Context) error { return nil }
+func (l *strictLane) Abort()                      {}
 
 func (t *strictTarget) register(ctx context.Context, info *nix.PathInfo, content []byte) error {
 	t.mu.Lock()
@@ -315,4 +315,3 @@ func TestDeepChain(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-

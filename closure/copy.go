@@ -147,7 +147,7 @@ func (l *lane) request(ctx context.Context, assigned chan<- *task) {
 func (l *lane) copyAll(ctx context.Context, assigned <-chan *task) error {
 	var broken error
 	for {
-		t, more := l.nextAssigned(assigned)
+		t, more := l.nextAssigned(ctx, assigned)
 		if !more {
 			return broken
 		}
@@ -162,7 +162,7 @@ func (l *lane) copyAll(ctx context.Context, assigned <-chan *task) error {
 }
 
 // nextAssigned flushes the lane before it waits.
-func (l *lane) nextAssigned(assigned <-chan *task) (*task, bool) {
+func (l *lane) nextAssigned(ctx context.Context, assigned <-chan *task) (*task, bool) {
 	select {
 	case t, more := <-assigned:
 		if more {
@@ -170,7 +170,7 @@ func (l *lane) nextAssigned(assigned <-chan *task) (*task, bool) {
 		}
 	default:
 	}
-	if err := l.to.Flush(); err != nil {
+	if err := l.to.Flush(ctx); err != nil {
 		l.schedule.fail(err)
 	}
 	t, more := <-assigned

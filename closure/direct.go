@@ -57,4 +57,7 @@ func (n *directNAR) WriteTo(w io.Writer) (int64, error) {
 	return 0, n.store.WriteNAR(n.ctx, w, n.path)
 }
 
+// Reader returns nil: a store of this machine is never copied to another one of it.
+func (n *directNAR) Reader() io.Reader { return nil }
+
 func (n *directNAR) Close() error { return nil }

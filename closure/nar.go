@@ -40,14 +40,8 @@ func (n *checkedNAR) WriteTo(w io.Writer) (int64, error) {
 // Close does nothing: whoever opened the NAR closes it.
 func (n *checkedNAR) Close() error { return nil }
 
-// Reader returns the NAR as a stream that its reader must check, or nil if there
-// is none.
-func (n *checkedNAR) Reader() io.Reader {
-	if r, ok := n.nar.(io.Reader); ok {
-		return &narReader{checkedNAR: n, r: r}
-	}
-	return nil
-}
+// Reader returns the NAR as a stream that its reader must check.
+func (n *checkedNAR) Reader() io.Reader { return &narReader{n, n.nar.Reader()} }
 
 // pass accounts for size bytes.
 func (n *checkedNAR) pass(size int) error {

@@ -52,10 +52,13 @@ type SourceLane interface {
 	Abort()
 }
 
-// A NAR is the contents of one path on the way. It may be an io.Reader as well;
-// either is used, not both.
+// A NAR is the contents of one path on the way, to be written out or read once.
 type NAR interface {
+	// WriteTo writes the NAR out. A source need only be able to do this.
 	io.WriterTo
+	// Reader returns the NAR as a stream which its reader must check, where the
+	// source has it as one. Such a source is needed for a target that reads.
+	Reader() io.Reader
 	io.Closer
 }
 
@@ -85,7 +88,7 @@ type TargetLane interface {
 	// error of Add the lane is of no more use.
 	Add(ctx context.Context, info *nix.PathInfo, nar NAR, done func(error)) error
 	// Flush is called before waiting for done.
-	Flush() error
+	Flush(ctx context.Context) error
 	// Abort ends the lane at once and wakes whoever waits for it.
 	Abort()
 }

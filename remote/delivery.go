@@ -100,6 +100,9 @@ func (d *Delivery) Read(p []byte) (int, error) {
 	return n, d.err
 }
 
+// Reader returns d.
+func (d *Delivery) Reader() io.Reader { return d }
+
 // WriteTo writes the rest of the NAR to w.
 func (d *Delivery) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{d})

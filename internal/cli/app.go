@@ -50,6 +50,8 @@ type program struct {
 	stderr io.Writer
 	screen *ui.Screen
 	log    *slog.Logger
+
+	sshOptions []string // in place of those of NIX_SSHOPTS, if not nil
 }
 
 // errInterrupted is the cause of a context that a signal ended.
@@ -75,6 +77,8 @@ func untilSignal(parent context.Context) (context.Context, func()) {
 // run chooses by the name under which the program was invoked.
 func (p *program) run(ctx context.Context, args []string) error {
 	switch {
+	case p.name == "nix-store":
+		return p.runAsNixStore(ctx, args)
 	case p.name == "nix-copy-closure":
 		return p.runApp(ctx, p.nixCopyClosureApp(), args)
 	}
@@ -139,6 +143,9 @@ func (p *program) app() *cli.App {
 		Flags:                     copyFlags(),
 		Action:                    func(c *cli.Context) error { return p.copyCommand(c, false) },
 		Commands: []*cli.Command{
+			p.serveCommand(),
+			p.storeCommand(),
+			p.demoCommand(),
 			p.completionCommand(),
 		},
 	}

@@ -64,9 +64,17 @@ func (r *copyRun) there() string {
 	return "to " + r.host.name
 }
 
+// purpose is toLook for a dry run.
+func (r *copyRun) purpose(otherwise purpose) purpose {
+	if r.terms.DryRun {
+		return toLook
+	}
+	return otherwise
+}
+
 // doPush walks here, and then connects.
 func (r *copyRun) doPush(ctx context.Context) (err error) {
-	local, err := r.openLocal(ctx, forReading)
+	local, err := r.openLocal(ctx, r.store, r.purpose(toRead))
 	if err != nil {
 		return err
 	}
@@ -90,7 +98,7 @@ func (r *copyRun) doPush(ctx context.Context) (err error) {
 
 // doPull connects, and then walks there.
 func (r *copyRun) doPull(ctx context.Context) (err error) {
-	local, err := r.openLocal(ctx, forWriting)
+	local, err := r.openLocal(ctx, r.store, r.purpose(toWrite))
 	if err != nil {
 		return err
 	}

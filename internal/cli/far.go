@@ -25,9 +25,9 @@ type farEnd struct {
 
 // connect logs in and starts the far end; its first answer is not waited for.
 func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
-	options, err := transport.ParseSSHOptions(os.Getenv("NIX_SSHOPTS"))
+	options, err := r.clientOptions()
 	if err != nil {
-		return nil, usagef("NIX_SSHOPTS: %v", err)
+		return nil, err
 	}
 	conn, err := transport.Dial(ctx, r.host.destination, transport.Options{
 		Program:    r.ssh,
@@ -136,6 +136,18 @@ const (
 	worthASplit = 4 << 20 // bytes
 	mostLanes   = 8
 )
+
+// clientOptions are words for ssh's command line.
+func (p *program) clientOptions() ([]string, error) {
+	if p.sshOptions != nil {
+		return p.sshOptions, nil
+	}
+	options, err := transport.ParseSSHOptions(os.Getenv("NIX_SSHOPTS"))
+	if err != nil {
+		return nil, usagef("NIX_SSHOPTS: %v", err)
+	}
+	return options, nil
+}
 
 // spread is the number of sessions for a long answer.
 func spread(conn transport.Conn) int {

@@ -6,44 +6,36 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// Categories of the help text.
-const (
-	catCopy    = "COPY"
-	catRoots   = "ROOTS AT THE DESTINATION"
-	catOutput  = "OUTPUT"
-	catConnect = "CONNECTION"
-	catStore   = "STORE"
-)
-
-var storeFlag = &cli.StringFlag{Name: "store", Value: "auto", Category: catStore,
+var storeFlag = &cli.StringFlag{Name: "store", Value: "auto",
 	Usage: "the store at this end: auto, local, daemon, `URI` or /DIR"}
 
-var outputFlags = []cli.Flag{
-	&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Count: new(int), Category: catOutput, Usage: "show steps and round trips; twice: the protocol"},
-	&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Category: catOutput, Usage: "no progress, only errors"},
-	&cli.BoolFlag{Name: "json", Category: catOutput, Usage: "print the result as one JSON object"},
+// logFlags are those of every command.
+var logFlags = []cli.Flag{
+	&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Count: new(int), Usage: "show steps and round trips; twice: the protocol"},
+	&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "errors only"},
 }
 
 // copyFlags are those of a copy.
 func copyFlags() []cli.Flag {
 	return append([]cli.Flag{
-		&cli.BoolFlag{Name: "to", Category: catCopy, Usage: "push: copy PATHs to HOST"},
-		&cli.BoolFlag{Name: "from", Category: catCopy, Usage: "pull: copy PATHs from HOST"},
-		&cli.BoolFlag{Name: "use-substitutes", Aliases: []string{"s", "substitute-on-destination"}, Category: catCopy, Usage: "let the destination take from its caches what they have"},
-		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Category: catCopy, Usage: "print the plan and change nothing, anywhere"},
-		&cli.BoolFlag{Name: "include-outputs", Category: catCopy, Usage: "copy the outputs of derivations as well"},
-		&cli.BoolFlag{Name: "no-check-sigs", Category: catCopy, Usage: "pull paths that no trusted key has signed"},
-		&cli.BoolFlag{Name: "stdin", Category: catCopy, Usage: "read further PATHs from standard input, by line or NUL"},
-		&cli.StringSliceFlag{Name: "add-root", Category: catRoots, Usage: "make `LINK` a garbage collector root for the PATH (one for each PATH)"},
-		&cli.StringFlag{Name: "profile", Aliases: []string{"p"}, Category: catRoots, Usage: "make the PATH a new generation of `PROFILE`"},
-		&cli.IntFlag{Name: "sessions", Category: catConnect, Usage: "sessions side by side on the connection: `N` (default: as the link needs)"},
-		&cli.StringFlag{Name: "bwlimit", Category: catConnect, Usage: "send at most `RATE` bytes a second (500K, 2M)"},
-		&cli.StringFlag{Name: "compress", Value: "auto", Category: catConnect, Usage: "auto, none, or gzip (`ssh -C`)"},
-		&cli.StringFlag{Name: "ssh", Value: "auto", Category: catConnect, Usage: "`WHICH` client: auto, builtin or openssh"},
-		&cli.StringFlag{Name: "progress", Value: "auto", Category: catOutput, Usage: "auto, bar, plain or none"},
+		&cli.BoolFlag{Name: "to", Usage: "push: copy PATHs to HOST"},
+		&cli.BoolFlag{Name: "from", Usage: "pull: copy PATHs from HOST"},
+		&cli.BoolFlag{Name: "use-substitutes", Aliases: []string{"s", "substitute-on-destination"}, Usage: "let the destination take from its caches what they have"},
+		&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "print the plan and change nothing, anywhere"},
+		&cli.BoolFlag{Name: "include-outputs", Usage: "copy the outputs of derivations as well"},
+		&cli.BoolFlag{Name: "no-check-sigs", Usage: "pull paths that no trusted key has signed"},
+		&cli.BoolFlag{Name: "stdin", Usage: "read further PATHs from standard input, by line or NUL"},
+		&cli.StringSliceFlag{Name: "add-root", Usage: "make `LINK` a garbage collector root for the PATH (one for each PATH)"},
+		&cli.StringFlag{Name: "profile", Aliases: []string{"p"}, Usage: "make the PATH a new generation of `PROFILE`"},
+		&cli.IntFlag{Name: "sessions", Usage: "sessions side by side on the connection: `N` (default: as the link needs)"},
+		&cli.StringFlag{Name: "bwlimit", Usage: "send at most `RATE` bytes a second (500K, 2M)"},
+		&cli.StringFlag{Name: "compress", Value: "auto", Usage: "auto, none, or gzip (`ssh -C`)"},
+		&cli.StringFlag{Name: "ssh", Value: "auto", Usage: "`WHICH` client: auto, builtin or openssh"},
+		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, bar, plain or none"},
 		&cli.BoolFlag{Name: "version", Usage: "print the version"},
+		&cli.BoolFlag{Name: "json", Usage: "print plan and result as one JSON object"},
 		storeFlag,
-	}, append(outputFlags, compatibilityFlags()...)...)
+	}, append(logFlags, compatibilityFlags()...)...)
 }
 
 // compatibilityFlags are options of nix-copy-closure and of Nix in general; the

@@ -4,86 +4,128 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
 )
 
-type purpose int
-
-const (
-	forReading purpose = iota
-	forWriting
-)
-
-// A localEnd is the store at this end.
+// A localEnd is the store at this end: read directly where it can be, written
+// directly or through the Nix that is here.
 type localEnd struct {
+	store  *localstore.Store  // nil where everything goes through Nix
+	writer *localstore.Import // nil until something is written directly
+	nix    *remote.Store      // nil where everything is direct
+	nixURI string             // the store that nix means; empty: its default
 	source closure.Source
 	target closure.Target
-	nix    *remote.Store
 }
 
-func (r *copyRun) openLocal(ctx context.Context, why purpose) (*localEnd, error) {
-	uri := r.store
-	if uri == "auto" {
-		uri = ""
+// close releases locks and temporary roots.
+func (l *localEnd) close() error {
+	var errs []error
+	if l.writer != nil {
+		errs = append(errs, l.writer.Close())
 	}
-	access := remote.Write
-	if r.terms.DryRun {
-		access = remote.Look
+	if l.nix != nil {
+		errs = append(errs, l.nix.Close())
 	}
-	s, err := openNix(ctx, access, uri, r.log)
-	if err != nil {
-		return nil, err
+	if l.store != nil {
+		errs = append(errs, l.store.Close())
 	}
-	return &localEnd{source: serveSource{s, r.outputs}, target: serveTarget{s}, nix: s}, nil
+	return errors.Join(errs...)
 }
 
-func (l *localEnd) close() error { return l.nix.Close() }
+// takeWriter hands the import over to a caller who closes it.
+func (l *localEnd) takeWriter() *localstore.Import {
+	writer := l.writer
+	l.writer = nil
+	return writer
+}
 
+// resolve finds the store paths that arguments mean.
 func (l *localEnd) resolve(ctx context.Context, args []string) ([]nix.StorePath, error) {
-	var roots []nix.StorePath
-	for _, arg := range args {
-		p, err := l.resolveLink(ctx, arg)
-		if err != nil {
-			return nil, err
+	roots := make([]nix.StorePath, len(args))
+	for i, arg := range args {
+		var err error
+		if roots[i], err = l.resolveLink(ctx, arg); err != nil {
+			return nil, &notInSourceError{err}
 		}
-		roots = append(roots, p)
 	}
 	return roots, nil
 }
 
+// resolveLink follows an argument into the store.
 func (l *localEnd) resolveLink(ctx context.Context, arg string) (nix.StorePath, error) {
+	if l.store != nil {
+		p, _, err := l.store.Resolve(ctx, arg)
+		return p, err
+	}
 	if p, _, err := storeDir().Split(arg); err == nil {
 		return p, nil
 	}
 	real, err := filepath.EvalSymlinks(arg)
 	if err != nil {
-		return nix.StorePath{}, err
+		return nix.StorePath{}, fmt.Errorf("%w: %w", err, nix.ErrNotValid)
 	}
 	p, _, err := storeDir().Split(real)
-	return p, err
-}
-
-func (l *localEnd) checkRoots(ctx context.Context, q rootRequest) error {
-	if q.empty() {
-		return nil
+	if err != nil {
+		return nix.StorePath{}, fmt.Errorf("%s: %w: %w", arg, err, nix.ErrNotValid)
 	}
-	return errors.New("roots")
+	return p, nil
 }
 
-func (l *localEnd) makeRoots(ctx context.Context, q rootRequest, paths []nix.StorePath, result *copyResult) error {
-	return nil
+// A directSource makes a closure.Source of a store that is read directly.
+type directSource struct {
+	*localstore.Store
+	holder closure.Holder // keeps paths from garbage collection
 }
 
-func storeDir() nix.StoreDir {
-	if dir := os.Getenv("NIX_STORE_DIR"); dir != "" {
-		return nix.StoreDir(dir)
+// OpenLane implements closure.Source.
+func (s directSource) OpenLane(context.Context) (closure.SourceLane, error) {
+	return closure.DirectLane(s.Store), nil
+}
+
+// Hold implements closure.Holder.
+func (s directSource) Hold(ctx context.Context, paths []nix.StorePath) error {
+	return s.holder.Hold(ctx, paths)
+}
+
+// A directTarget makes a closure.Target of a store that is written directly.
+type directTarget struct {
+	*localstore.Store
+	writer *localstore.Import // nil in a dry run
+}
+
+// ValidPaths implements closure.Target.
+func (t directTarget) ValidPaths(ctx context.Context, paths []nix.StorePath, lock bool) ([]nix.StorePath, error) {
+	if lock {
+		if err := t.writer.Expect(ctx, paths); err != nil {
+			return nil, err
+		}
 	}
-	return nix.DefaultStoreDir
+	return t.Store.ValidPaths(ctx, paths)
 }
 
-var _ = fmt.Sprint
+// AnyOrder reports that a path waits for its references by itself.
+func (t directTarget) AnyOrder() bool { return true }
+
+// OpenLane implements closure.Target: all lanes lead into one import.
+func (t directTarget) OpenLane(ctx context.Context) (closure.TargetLane, error) {
+	return directTargetLane{t.writer}, nil
+}
+
+type directTargetLane struct{ writer *localstore.Import }
+
+// Add implements closure.TargetLane.
+func (l directTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
+	return l.writer.Add(ctx, info, nar.Reader(), done)
+}
+
+// Flush implements closure.TargetLane: what is complete is registered.
+func (l directTargetLane) Flush(ctx context.Context) error { return l.writer.Commit(ctx) }
+
+// Abort implements closure.TargetLane; the context of Add does all.
+func (l directTargetLane) Abort() {}

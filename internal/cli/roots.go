@@ -2,11 +2,20 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
+	"github.com/copy-closure/copy-closure/transport"
 )
 
 // A rootRequest says what should keep the copied paths from garbage collection.
@@ -16,6 +25,14 @@ type rootRequest struct {
 }
 
 func (q rootRequest) empty() bool { return len(q.links) == 0 && q.profile == "" }
+
+// files are the names to be made.
+func (q rootRequest) files() []string {
+	if q.profile == "" {
+		return q.links
+	}
+	return append(slices.Clone(q.links), q.profile)
+}
 
 // check compares the request with the number of paths.
 func (q rootRequest) check(paths int) error {
@@ -55,14 +72,10 @@ func (f *farEnd) checkRoots(ctx context.Context, q rootRequest) error {
 	if f.Forced() {
 		return fmt.Errorf("make roots: the account runs a forced command and nothing else; copy without --add-root and --profile, or as a user with a shell")
 	}
-	files := q.links
-	if q.profile != "" {
-		files = append(files[:len(files):len(files)], q.profile)
-	}
 	if f.host.program != "" {
 		return nil // perhaps under sudo: its rights are not ours
 	}
-	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.Program()}, files...)...))
+	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.Program()}, q.files()...)...))
 	if err != nil {
 		return fmt.Errorf("make roots: %w", err)
 	}
@@ -120,4 +133,81 @@ func (f *farEnd) rootCommand(ctx context.Context, words []string) error {
 	}
 	_, err := f.output(ctx, remote.Command("program=$1; shift; exec $program \"$@\" >/dev/null", words...))
 	return err
+}
+
+func (l *localEnd) checkRoots(ctx context.Context, q rootRequest) error {
+	for _, file := range q.files() {
+		if err := checkCreatable(file); err != nil {
+			return fmt.Errorf("make roots: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkCreatable returns an error if this user cannot make a file with that name.
+func checkCreatable(file string) error {
+	dir := filepath.Dir(file)
+	for {
+		_, err := os.Stat(dir)
+		if err == nil {
+			break
+		}
+		if parent := filepath.Dir(dir); parent != dir && errors.Is(err, fs.ErrNotExist) {
+			dir = parent
+			continue
+		}
+		return err
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return &fs.PathError{Op: "write", Path: dir, Err: err}
+	}
+	return nil
+}
+
+func (l *localEnd) makeRoots(ctx context.Context, q rootRequest, paths []nix.StorePath, result *copyResult) error {
+	for i, link := range q.links {
+		if err := l.addRoot(ctx, link, paths[i]); err != nil {
+			return fmt.Errorf("add root %s for %s: %w", link, paths[i], err)
+		}
+		result.Roots = append(result.Roots, link)
+	}
+	if q.profile == "" {
+		return nil
+	}
+	generation, err := l.setProfile(ctx, q.profile, paths[0])
+	if err != nil {
+		return fmt.Errorf("set profile %s to %s: %w", q.profile, paths[0], err)
+	}
+	result.Roots = append(result.Roots, q.profile)
+	result.Generation = generation
+	return nil
+}
+
+func (l *localEnd) addRoot(ctx context.Context, link string, p nix.StorePath) error {
+	if l.nix == nil {
+		return l.store.AddRoot(ctx, link, p)
+	}
+	return l.runNix(ctx, "nix-store", "-r", p.String(), "--add-root", link, "--indirect")
+}
+
+func (l *localEnd) setProfile(ctx context.Context, profile string, p nix.StorePath) (generation int, err error) {
+	if l.nix == nil {
+		return l.store.SetProfile(ctx, profile, p)
+	}
+	return 0, l.runNix(ctx, "nix-env", "-p", profile, "--set", p.String())
+}
+
+// runNix runs a program of the Nix that is here.
+func (l *localEnd) runNix(ctx context.Context, words ...string) error {
+	if l.nixURI != "" {
+		words = append(words, "--store", l.nixURI)
+	}
+	session, err := transport.LocalCommand(ctx, words, nil, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, session); err != nil {
+		return errors.Join(err, session.Close())
+	}
+	return session.Close()
 }

@@ -70,3 +70,6 @@ type serveTargetLane struct{ *remote.Lane }
 func (l serveTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
 	return l.Lane.Add(ctx, info, nar, done)
 }
+
+// Flush implements closure.TargetLane.
+func (l serveTargetLane) Flush(context.Context) error { return l.Lane.Flush() }

@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
+)
+
+// serveCommand is the far end of a copy.
+func (p *program) serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "serve a store on standard input and output",
+		Flags: append([]cli.Flag{
+			&cli.BoolFlag{Name: "read-only", Usage: "others may copy from the store and change nothing (default)"},
+			&cli.BoolFlag{Name: "write", Usage: "others may add paths that a trusted key has signed"},
+			&cli.BoolFlag{Name: "trust-client", Usage: "with --write: and others"},
+			storeFlag,
+		}, logFlags...),
+		Action: func(c *cli.Context) error {
+			if err := p.setOutput(c); err != nil {
+				return err
+			}
+			r := serveRequest{store: c.String("store"), write: c.Bool("write"), trust: c.Bool("trust-client")}
+			switch {
+			case c.NArg() > 0:
+				return usagef("serve takes no arguments, only options")
+			case r.write && c.Bool("read-only"):
+				return usagef("--read-only and --write exclude each other")
+			case r.trust && !r.write:
+				return usagef("--trust-client says whose paths --write takes; it needs --write")
+			}
+			if err := p.tellForced(os.Getenv("SSH_ORIGINAL_COMMAND"), r); err != nil {
+				return err
+			}
+			return p.serve(c.Context, r)
+		},
+	}
+}
+
+// A serveRequest says what a client may do.
+type serveRequest struct {
+	store string
+	write bool
+	trust bool // take unsigned paths, too
+}
+
+// tellForced is for a forced command in authorized_keys: what the client asked for
+// may choose the protocol and nothing else.
+func (p *program) tellForced(asked string, r serveRequest) error {
+	if asked == "" {
+		return nil
+	}
+	if !strings.Contains(asked, "serve") {
+		return fmt.Errorf("this account serves its store and runs no other command")
+	}
+	ignored := []struct {
+		option string
+		given  bool
+	}{{"--write", r.write}, {"--trust-client", r.trust}, {"--store", false}}
+	for _, o := range ignored {
+		if strings.Contains(asked, o.option) && !o.given {
+			p.log.Info("the forced command of this account decides: ignored", "option", o.option)
+		}
+	}
+	return nil
+}
+
+// runAsNixStore stands in for nix-store --serve [--write] [--store URI], and
+// behaves as it does: whoever may start it may add what he likes.
+func (p *program) runAsNixStore(ctx context.Context, args []string) error {
+	r := serveRequest{store: "auto", trust: true}
+	serving := false
+	for i := 0; i < len(args); i++ {
+		switch arg := args[i]; {
+		case arg == "--serve":
+			serving = true
+		case arg == "--write":
+			r.write = true
+		case arg == "--store" && i+1 < len(args):
+			i++
+			r.store = args[i]
+		case arg == "-v" || arg == "--verbose":
+		default:
+			return usagef("as nix-store this program knows only --serve [--write] [--store URI], not %q", arg)
+		}
+	}
+	if !serving {
+		return usagef("as nix-store this program knows only --serve [--write] [--store URI]")
+	}
+	return p.serve(ctx, r)
+}
+
+// serve answers one client.
+func (p *program) serve(ctx context.Context, r serveRequest) error {
+	why := toRead
+	if r.write {
+		why = toWrite
+	}
+	choice, err := localstore.Choose(r.store)
+	if err != nil {
+		return err
+	}
+	if choice.ThroughNix && r.write {
+		return becomeNixStore(choice.URI)
+	}
+	check := func(*nix.PathInfo) error { return nil }
+	if !r.trust {
+		if check, err = acceptance(); err != nil {
+			return err
+		}
+	}
+	b, err := p.openBackend(ctx, r.store, why)
+	if err != nil {
+		return err
+	}
+	defer b.local.close()
+	stream, err := standardStreams()
+	if err != nil {
+		return err
+	}
+	return remote.Serve(ctx, stream, b, remote.ServerOptions{
+		Write:  r.write,
+		Hold:   true,
+		Check:  check,
+		Logger: p.log,
+	})
+}
+
+// becomeNixStore hands the client to the Nix that is here, which keeps its rules
+// about who may add what.
+func becomeNixStore(uri string) error {
+	file, err := exec.LookPath("nix-store")
+	if err != nil {
+		return fmt.Errorf("serve through Nix: %w", err)
+	}
+	args := []string{"nix-store", "--serve", "--write"}
+	if uri != "" {
+		args = append(args, "--store", uri)
+	}
+	return fmt.Errorf("serve through Nix: %w", syscall.Exec(file, args, os.Environ()))
+}
+
+// A stdio is the stream to the client.
+type stdio struct{ in, out *os.File }
+
+// standardStreams makes our standard input one whose Read ends when it is closed,
+// and a client that goes away an error instead of a signal that kills us.
+func standardStreams() (*stdio, error) {
+	signal.Ignore(syscall.SIGPIPE)
+	if err := syscall.SetNonblock(int(os.Stdin.Fd()), true); err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	return &stdio{os.NewFile(os.Stdin.Fd(), "standard input"), os.Stdout}, nil
+}
+
+func (s *stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
+func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+func (s *stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }
+
+// A backend is the store of this end as the server wants it.
+type backend struct {
+	*localstore.Store
+	local *localEnd
+}
+
+// openBackend opens the store for serving. Where there is none, a reader finds an
+// empty one.
+func (p *program) openBackend(ctx context.Context, uri string, why purpose) (*backend, error) {
+	local, err := p.openLocal(ctx, uri, why)
+	if err != nil {
+		return nil, err
+	}
+	if local.store == nil {
+		return nil, errors.Join(fmt.Errorf("serve: the store cannot be read by this user"), local.close())
+	}
+	return &backend{local.store, local}, nil
+}
+
+// Hold implements remote.Backend.
+func (b *backend) Hold(ctx context.Context, paths []nix.StorePath) error {
+	return b.local.source.(directSource).Hold(ctx, paths)
+}
+
+// Import implements remote.Backend.
+func (b *backend) Import(context.Context) (remote.Importer, error) {
+	return b.local.takeWriter(), nil
+}

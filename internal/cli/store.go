@@ -1,0 +1,307 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/ui"
+)
+
+// storeCommand works on the local store without Nix.
+func (p *program) storeCommand() *cli.Command {
+	sub := func(name, args, usage string, why purpose, flags []cli.Flag, run func(*storeRun) error) *cli.Command {
+		return &cli.Command{
+			Name: name, ArgsUsage: args, Usage: usage,
+			Flags:  append(append([]cli.Flag{storeFlag}, logFlags...), flags...),
+			Action: func(c *cli.Context) error { return p.runStore(c, name, args, why, run) },
+		}
+	}
+	jsonFlag := &cli.BoolFlag{Name: "json", Usage: "print JSON"}
+	return &cli.Command{
+		Name:  "store",
+		Usage: "work on the local store without Nix",
+		Subcommands: []*cli.Command{
+			sub("add", "PATH…", "copy files or directories into the store", toWrite,
+				[]cli.Flag{&cli.StringFlag{Name: "name", Usage: "of the store path (default: the last part of PATH)"}}, storeAdd),
+			sub("info", "PATH…", "print what the store knows of paths", toLook, []cli.Flag{jsonFlag}, storeInfo),
+			sub("ls", "[PATH]", "list the valid paths, or the files of one", toLook, nil, storeList),
+			sub("closure", "PATH…", "list paths and all they refer to, references first", toLook, []cli.Flag{jsonFlag}, storeClosure),
+			sub("verify", "[PATH…]", "hash the contents of all paths, or of some, again", toLook, nil, storeVerify),
+			sub("delete", "PATH…", "delete paths that nothing refers to and no root keeps", toWrite, nil, storeDelete),
+			sub("add-root", "LINK PATH", "make LINK a garbage collector root for PATH", toWrite, nil, storeAddRoot),
+			sub("set-profile", "PROFILE PATH", "make PATH a new generation of PROFILE", toWrite, nil, storeSetProfile),
+		},
+	}
+}
+
+// A storeRun is one of the store commands under way.
+type storeRun struct {
+	*program
+	ctx   context.Context
+	c     *cli.Context
+	args  []string
+	store *localstore.Store
+	local *localEnd
+}
+
+func (p *program) runStore(c *cli.Context, name, args string, why purpose, run func(*storeRun) error) (err error) {
+	if err := p.setOutput(c); err != nil {
+		return err
+	}
+	local, err := p.openDirectly(c.Context, c.String("store"), why)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, local.close()) }()
+	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), store: local.store, local: local}
+	err = run(r)
+	if errors.Is(err, errArguments) {
+		return usagef("say %s store %s %s", p.name, name, args)
+	}
+	return err
+}
+
+// errArguments says that the number of arguments is wrong.
+var errArguments = errors.New("wrong number of arguments")
+
+// some checks that there are arguments.
+func (r *storeRun) some() error {
+	if len(r.args) == 0 {
+		return errArguments
+	}
+	return nil
+}
+
+// paths resolves arguments.
+func (r *storeRun) paths(args []string) ([]nix.StorePath, error) {
+	return r.local.resolve(r.ctx, args)
+}
+
+func storeAdd(r *storeRun) error {
+	name := r.c.String("name")
+	if len(r.args) == 0 || name != "" && len(r.args) > 1 {
+		return errArguments
+	}
+	for _, path := range r.args {
+		as := name
+		if as == "" {
+			absolute, err := filepath.Abs(path)
+			if err != nil {
+				return err
+			}
+			as = filepath.Base(absolute)
+		}
+		info, err := r.store.AddTree(r.ctx, as, path)
+		if err != nil {
+			return fmt.Errorf("add %s: %w", path, err)
+		}
+		fmt.Fprintln(r.stdout, info.Path)
+	}
+	return nil
+}
+
+// A pathDetail is what store info prints; the names are those of nix path-info.
+type pathDetail struct {
+	Path       nix.StorePath   `json:"path"`
+	NARHash    string          `json:"narHash"`
+	NARSize    int64           `json:"narSize"`
+	References []nix.StorePath `json:"references"`
+	Deriver    string          `json:"deriver,omitempty"`
+	Signatures []string        `json:"signatures,omitempty"`
+	CA         string          `json:"ca,omitempty"`
+	Registered int64           `json:"registrationTime"` // seconds since 1970
+}
+
+func detail(info *nix.PathInfo) pathDetail {
+	return pathDetail{
+		Path: info.Path, NARHash: info.NARHash.String(), NARSize: info.NARSize,
+		References: orEmpty(info.References), Deriver: info.Deriver.String(),
+		Signatures: info.Signatures, CA: info.CA, Registered: info.Registered.Unix(),
+	}
+}
+
+func storeInfo(r *storeRun) error {
+	if err := r.some(); err != nil {
+		return err
+	}
+	paths, err := r.paths(r.args)
+	if err != nil {
+		return err
+	}
+	var details []pathDetail
+	for _, path := range paths {
+		info, err := r.store.PathInfo(r.ctx, path)
+		if err != nil {
+			return &notInSourceError{err}
+		}
+		details = append(details, detail(info))
+	}
+	if r.c.Bool("json") {
+		return printJSON(r.stdout, details)
+	}
+	for _, d := range details {
+		r.printDetail(d)
+	}
+	return nil
+}
+
+func (r *storeRun) printDetail(d pathDetail) {
+	fmt.Fprintf(r.stdout, "%s\n  NAR hash: %s\n  NAR size: %d (%s)\n", d.Path, d.NARHash, d.NARSize, ui.Bytes(d.NARSize))
+	for _, ref := range d.References {
+		fmt.Fprintf(r.stdout, "  refers to: %s\n", ref)
+	}
+	for _, field := range [][2]string{{"deriver", d.Deriver}, {"content address", d.CA}} {
+		if field[1] != "" {
+			fmt.Fprintf(r.stdout, "  %s: %s\n", field[0], field[1])
+		}
+	}
+	for _, signature := range d.Signatures {
+		fmt.Fprintf(r.stdout, "  signature: %s\n", signature)
+	}
+	fmt.Fprintf(r.stdout, "  registered: %s\n", time.Unix(d.Registered, 0).UTC().Format(time.RFC3339))
+}
+
+func storeList(r *storeRun) error {
+	switch len(r.args) {
+	case 0:
+		paths, err := r.store.AllPaths(r.ctx)
+		for _, path := range paths {
+			fmt.Fprintln(r.stdout, path)
+		}
+		return err
+	case 1:
+		return r.listTree(r.args[0])
+	}
+	return errArguments
+}
+
+// listTree prints the files at or below an argument, which may lie inside a path.
+func (r *storeRun) listTree(arg string) error {
+	path, inside, err := r.store.Resolve(r.ctx, arg)
+	if err != nil {
+		return &notInSourceError{err}
+	}
+	top := filepath.Join(r.store.RealPath(path), inside)
+	return filepath.WalkDir(top, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		line := fmt.Sprintf("%s %12d  %s", info.Mode(), info.Size(), filepath.Join(".", name[len(top):]))
+		if target, err := os.Readlink(name); err == nil {
+			line += " -> " + target
+		}
+		_, err = fmt.Fprintln(r.stdout, line)
+		return err
+	})
+}
+
+func storeClosure(r *storeRun) error {
+	if err := r.some(); err != nil {
+		return err
+	}
+	roots, err := r.paths(r.args)
+	if err != nil {
+		return err
+	}
+	infos, err := r.store.Closure(r.ctx, roots)
+	if err != nil {
+		return &notInSourceError{err}
+	}
+	if infos, err = closure.Sort(infos); err != nil {
+		return err
+	}
+	if r.c.Bool("json") {
+		details := make([]pathDetail, len(infos))
+		for i, info := range infos {
+			details[i] = detail(info)
+		}
+		return printJSON(r.stdout, details)
+	}
+	for _, info := range infos {
+		fmt.Fprintln(r.stdout, info.Path)
+	}
+	return nil
+}
+
+func storeVerify(r *storeRun) error {
+	paths, err := r.paths(r.args)
+	if err != nil {
+		return err
+	}
+	if len(r.args) == 0 {
+		paths = nil // all
+	}
+	checked, damaged := 0, 0
+	err = r.store.Verify(r.ctx, paths, func(path nix.StorePath, err error) {
+		checked++
+		if err != nil {
+			damaged++
+			fmt.Fprintf(r.stdout, "%v\n", err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if damaged > 0 {
+		return fmt.Errorf("%d of %s: %w", damaged, ui.Paths(checked), nix.ErrDamaged)
+	}
+	fmt.Fprintf(r.screen, "verified %s\n", ui.Paths(checked))
+	return nil
+}
+
+func storeDelete(r *storeRun) error {
+	if err := r.some(); err != nil {
+		return err
+	}
+	paths, err := r.paths(r.args)
+	if err != nil {
+		return err
+	}
+	freed, err := r.store.Delete(r.ctx, paths)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.screen, "deleted %s, %s freed\n", ui.Paths(len(paths)), ui.Bytes(freed))
+	return nil
+}
+
+func storeAddRoot(r *storeRun) error {
+	if len(r.args) != 2 {
+		return errArguments
+	}
+	paths, err := r.paths(r.args[1:])
+	if err != nil {
+		return err
+	}
+	return r.store.AddRoot(r.ctx, r.args[0], paths[0])
+}
+
+func storeSetProfile(r *storeRun) error {
+	if len(r.args) != 2 {
+		return errArguments
+	}
+	paths, err := r.paths(r.args[1:])
+	if err != nil {
+		return err
+	}
+	generation, err := r.store.SetProfile(r.ctx, r.args[0], paths[0])
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.stdout, "%d\n", generation)
+	return nil
+}

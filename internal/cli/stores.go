@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
+)
+
+// A purpose is what a store of this machine is opened for.
+type purpose int
+
+const (
+	toLook  purpose = iota // nothing may change
+	toRead                 // and temporary roots are taken
+	toWrite                // and paths added; a store that is not there is made
+)
+
+// openLocal opens the store that --store means.
+func (p *program) openLocal(ctx context.Context, uri string, why purpose) (*localEnd, error) {
+	choice, err := localstore.Choose(uri)
+	if err != nil {
+		return nil, err
+	}
+	choice.Config.Logger = p.log
+	if choice.ThroughNix {
+		return p.openThroughNix(ctx, choice, why)
+	}
+	p.log.Info("local store", "directory", choice.Config.RealDir, "because", choice.Reason)
+	return openDirect(ctx, choice.Config, why)
+}
+
+// openDirectly opens the store itself, also where a copy would go through Nix.
+func (p *program) openDirectly(ctx context.Context, uri string, why purpose) (*localEnd, error) {
+	choice, err := localstore.Choose(uri)
+	if err != nil {
+		return nil, err
+	}
+	choice.Config.Logger = p.log
+	return openDirect(ctx, choice.Config, why)
+}
+
+// openDirect reads and writes the store itself.
+func openDirect(ctx context.Context, c localstore.Config, why purpose) (*localEnd, error) {
+	open := localstore.Open
+	if why == toWrite {
+		open = localstore.OpenOrCreate
+	}
+	c.ReadOnly = why != toWrite
+	store, err := open(ctx, c)
+	if why == toLook && errors.Is(err, localstore.ErrNoStore) {
+		return &localEnd{source: emptySource{}, target: emptyTarget{}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &localEnd{store: store, source: directSource{store, holderOf(store, why)}}
+	if why == toWrite {
+		l.writer = store.NewImport(localstore.ImportOptions{})
+	}
+	l.target = directTarget{store, l.writer}
+	return l, nil
+}
+
+// holderOf takes temporary roots in the store itself, where this user may.
+func holderOf(store *localstore.Store, why purpose) closure.Holder {
+	return holderFunc(func(ctx context.Context, paths []nix.StorePath) error {
+		err := store.Hold(ctx, paths)
+		if why != toWrite && errors.Is(err, localstore.ErrReadOnly) {
+			return nil
+		}
+		return err
+	})
+}
+
+// A holderFunc is a function as a closure.Holder.
+type holderFunc func(ctx context.Context, paths []nix.StorePath) error
+
+// Hold implements closure.Holder.
+func (f holderFunc) Hold(ctx context.Context, paths []nix.StorePath) error { return f(ctx, paths) }
+
+// openThroughNix writes and takes temporary roots through the Nix that is here, as
+// a daemon or a read-only mount of the store demand. Reading goes past it where
+// that is possible: it is faster.
+func (p *program) openThroughNix(ctx context.Context, choice localstore.Choice, why purpose) (*localEnd, error) {
+	l := &localEnd{nixURI: choice.URI}
+	direct := choice.Config
+	direct.ReadOnly = true
+	store, err := localstore.Open(ctx, direct)
+	if err == nil {
+		l.store = store
+	}
+	p.log.Info("local store through nix-store", "because", choice.Reason, "reads", readsHow(err))
+	access := remote.Write
+	if why == toLook {
+		access = remote.Look
+	}
+	if l.nix, err = openNix(ctx, access, choice.URI, p.log); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	l.source, l.target = serveSource{Store: l.nix}, serveTarget{l.nix}
+	if l.store != nil {
+		l.source = directSource{l.store, l.nix}
+	}
+	return l, nil
+}
+
+func readsHow(err error) string {
+	if err == nil {
+		return "directly"
+	}
+	return fmt.Sprintf("through it, too: %v", err)
+}
+
+// An emptySource stands for a store that a dry run finds missing and may not make.
+type emptySource struct{}
+
+// PathInfos implements closure.Source.
+func (emptySource) PathInfos(context.Context, []nix.StorePath) ([]*nix.PathInfo, error) {
+	return nil, nil
+}
+
+// OpenLane implements closure.Source.
+func (emptySource) OpenLane(context.Context) (closure.SourceLane, error) {
+	return nil, localstore.ErrNoStore
+}
+
+// An emptyTarget is the same for the other direction.
+type emptyTarget struct{}
+
+// ValidPaths implements closure.Target.
+func (emptyTarget) ValidPaths(context.Context, []nix.StorePath, bool) ([]nix.StorePath, error) {
+	return nil, nil
+}
+
+// AnyOrder implements closure.Target.
+func (emptyTarget) AnyOrder() bool { return true }
+
+// OpenLane implements closure.Target.
+func (emptyTarget) OpenLane(context.Context) (closure.TargetLane, error) {
+	return nil, localstore.ErrNoStore
+}
+
+// storeDir is the logical store directory of this machine, and so of any that it
+// exchanges paths with.
+func storeDir() nix.StoreDir {
+	if dir := os.Getenv("NIX_STORE_DIR"); dir != "" {
+		return nix.StoreDir(dir)
+	}
+	return nix.DefaultStoreDir
+}
