@@ -42,7 +42,7 @@ func (s *Store) dump(ctx context.Context, w io.Writer, p nix.StorePath) error {
 func (s *Store) Verify(ctx context.Context, paths []nix.StorePath, report func(nix.StorePath, error)) error {
 	if paths == nil {
 		var err error
-		if paths, err = s.allPaths(ctx); err != nil {
+		if paths, err = s.AllPaths(ctx); err != nil {
 			return err
 		}
 	}

@@ -133,8 +133,8 @@ func readInfo(stmt *sqlite.Stmt, dir nix.StoreDir) (*nix.PathInfo, error) {
 	return info, nil
 }
 
-// allPaths returns all valid paths, sorted.
-func (s *Store) allPaths(ctx context.Context) ([]nix.StorePath, error) {
+// AllPaths returns all valid paths, sorted.
+func (s *Store) AllPaths(ctx context.Context) ([]nix.StorePath, error) {
 	var paths []nix.StorePath
 	err := s.db.read(ctx, func(conn *sqlite.Conn) error {
 		paths = nil
