@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,11 +96,14 @@ func (d *dialer) dialBuiltin(ctx context.Context, p *plan) (c *client, err error
 func (d *dialer) hostKeyCheck(p *plan) (*hostKeyCheck, error) {
 	check := &hostKeyCheck{config: p.config, ask: d.prompter(p.config), warn: func(text string) { d.Logger.Warn(text) }}
 	if d.HostKey != "" && p.target {
+		pinned := *p.config
+		pinned.strictHostKeys = "yes" // whatever is configured: this key or none
+		check.config = &pinned
 		known, err := pinnedHost(p.config, d.HostKey)
 		check.known = known
 		return check, err
 	}
-	known, err := readKnownHosts(append(p.config.userKnownHosts, p.config.globalKnownHosts...))
+	known, err := readKnownHosts(slices.Concat(p.config.userKnownHosts, p.config.globalKnownHosts))
 	check.known = known.matching(p.config)
 	return check, err
 }
@@ -132,6 +136,9 @@ func (d *dialer) connect(ctx context.Context, c *hostConfig, via *client) (net.C
 	conn, err := dialer.DialContext(ctx, c.network, c.address())
 	if err != nil && ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if failed, ok := errors.AsType[*net.OpError](err); ok {
+		return nil, failed.Err // without the address, which the caller adds
 	}
 	return conn, err
 }

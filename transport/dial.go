@@ -118,7 +118,11 @@ func (d *dialer) dial(ctx context.Context, dest Destination) (Conn, error) {
 	defer p.close()
 	switch {
 	case p.reason == "":
-		return d.dialBuiltin(ctx, p)
+		c, err := d.dialBuiltin(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	case d.Program == ProgramBuiltin:
 		return nil, &UnsupportedError{Host: dest.String(), Setting: p.reason, Reason: "it was asked for"}
 	case d.resolver.program == "":

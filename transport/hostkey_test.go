@@ -260,6 +260,7 @@ func TestStoreParameters(t *testing.T) {
 		works(t, s.mustDial("there"))
 
 		s.options.HostKey = base64Line(h.userKey)
+		s.options.SSHOptions = append(s.options.SSHOptions, "-oStrictHostKeyChecking=no")
 		_, err := s.dial(t.Context(), "there")
 		if _, ok := errors.AsType[*transport.HostKeyError](err); !ok {
 			t.Errorf("another host key: %v", err)

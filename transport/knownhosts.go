@@ -178,11 +178,12 @@ type hostKeyCheck struct {
 // algorithms returns the order in which to ask for host keys: those that the known
 // entries can prove first, so that a host with several keys is not taken for another.
 func (h *hostKeyCheck) algorithms() []string {
-	if h.config.hostKeyAlgorithms != nil {
-		return h.config.hostKeyAlgorithms
+	all := h.config.hostKeyAlgorithms
+	if all == nil {
+		all = ssh.SupportedAlgorithms().HostKeys
 	}
 	var first, rest []string
-	for _, name := range ssh.SupportedAlgorithms().HostKeys {
+	for _, name := range all {
 		if h.provable(name) {
 			first = append(first, name)
 		} else {

@@ -90,29 +90,40 @@ func (p *sshProgram) makeDir() (err error) {
 
 func (p *sshProgram) socket() string { return filepath.Join(p.dir, "ssh") }
 
-// options are those of every ssh that logs in to the host.
+// options are those of an ssh that logs in to the host.
 func (p *sshProgram) options(q query, s, defaults settings) ([]string, error) {
-	argv := append([]string{"-x", "-a", "-T"}, q.argv()...)
-	argv = append(argv, "-oRemoteCommand=none", "-oClearAllForwardings=yes")
-	if p.o.Prompter == nil {
-		argv = append(argv, "-oBatchMode=yes")
-	}
+	argv := []string{"-x", "-a", "-T"}
 	if p.o.HostKey != "" {
-		line, err := decodeHostKey(p.o.HostKey)
+		// Before what the user says: in ssh the first value counts.
+		pinned, err := p.pin(s)
 		if err != nil {
 			return nil, err
 		}
-		file := filepath.Join(p.dir, "known_hosts")
-		name := knownHostsNameOf(s)
-		if err := os.WriteFile(file, []byte(name+" "+string(line)+"\n"), 0o600); err != nil {
-			return nil, err
-		}
-		argv = append(argv, "-oUserKnownHostsFile="+strconv.Quote(file), "-oGlobalKnownHostsFile=none", "-oStrictHostKeyChecking=yes")
+		argv = append(argv, pinned...)
+	}
+	argv = append(argv, q.argv()...)
+	argv = append(argv, "-oRemoteCommand=none", "-oClearAllForwardings=yes")
+	if p.o.Prompter == nil {
+		argv = append(argv, "-oBatchMode=yes")
 	}
 	if ciphers := s.first("ciphers"); ciphers != "" && ciphers == defaults.first("ciphers") && hasAES() {
 		argv = append(argv, "-oCiphers="+gcmFirst(ciphers))
 	}
 	return argv, nil
+}
+
+// pin returns the options that make ssh accept the host key of the store parameters,
+// and no other.
+func (p *sshProgram) pin(s settings) ([]string, error) {
+	line, err := decodeHostKey(p.o.HostKey)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(p.dir, "known_hosts")
+	if err := os.WriteFile(file, []byte(knownHostsNameOf(s)+" "+string(line)+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	return []string{"-oUserKnownHostsFile=" + strconv.Quote(file), "-oGlobalKnownHostsFile=none", "-oStrictHostKeyChecking=yes"}, nil
 }
 
 // knownHostsNameOf is what ssh looks up in known_hosts.
@@ -291,7 +302,7 @@ func (p *sshProgram) explain(exit *ExitError) error {
 	case strings.Contains(text, "Host key verification failed"):
 		return p.hostKeyError(HostKeyUnknown, text, last)
 	case strings.Contains(text, "Permission denied ("), strings.Contains(text, "Too many authentication failures"):
-		return &AuthError{User: p.user, Address: p.address, Tried: []string{"what ssh has"}, Offered: between(text, "Permission denied (", ")"), Err: last}
+		return &AuthError{User: p.user, Address: p.address, Tried: []string{"all that ssh is configured for"}, Offered: between(text, "Permission denied (", ")"), Err: last}
 	}
 	if p.authenticated.IsZero() {
 		for _, sign := range connectFailures {
