@@ -118,7 +118,9 @@ func writeTree(t testing.TB, dir string, files map[string]string) {
 		err := os.MkdirAll(filepath.Dir(path), 0o755)
 		if target, ok := strings.CutPrefix(content, "->"); ok {
 			err = errors.Join(err, os.Symlink(target, path))
-		} else if !strings.HasSuffix(name, "/") {
+		} else if strings.HasSuffix(name, "/") {
+			err = errors.Join(err, os.MkdirAll(path, 0o755))
+		} else {
 			err = errors.Join(err, os.WriteFile(path, []byte(content), 0o644))
 		}
 		if err != nil {
