@@ -78,6 +78,7 @@ type entry struct {
 	placed  chan struct{} // nil, or closed when a worker has unpacked the path
 	lock    *fileLock     // nil before the path is unpacked, or if given up for others
 	left    inode         // what was in the path's place when the lock was given up
+	busy    bool          // another process has the lock
 	synced  bool          // the files are on the disk
 }
 
@@ -97,7 +98,7 @@ func (s *Store) NewImport(opts ImportOptions) *Import {
 	if im.batchPaths <= 0 {
 		im.batchPaths = defaultBatchPaths
 	}
-	im.batchPaths = min(im.batchPaths, im.mostLocks/2)
+	im.batchPaths = min(im.batchPaths, im.mostLocks/4)
 	if im.batchBytes <= 0 {
 		im.batchBytes = defaultBatchBytes
 	}
@@ -115,7 +116,7 @@ func mostLocks() int {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return maxLocks / 10
 	}
-	return int(max(4, min(uint64(limit.Cur)/4, maxLocks)))
+	return int(max(4, min(uint64(limit.Cur)/8, maxLocks)))
 }
 
 // Expect says which paths are about to be added, and what they refer to. It is not

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,28 +106,28 @@ func (im *Import) commit(ctx context.Context, final bool) {
 	im.changed.Broadcast()
 	im.mu.Unlock()
 	for len(batch) > 0 {
-		batch = im.regain(ctx, batch)
 		blocked, err := im.register(ctx, batch)
-		if err != nil {
-			im.failAll(blocked, err)
-			return
-		}
-		if !final {
+		if err == nil && !final {
 			im.putBack(blocked)
 			return
 		}
-		again, err := im.awaitLock(ctx, blocked)
-		if batch = blocked; !again {
-			im.failBlocked(im.regain(context.WithoutCancel(ctx), batch), err)
+		again := false
+		if err == nil {
+			again, err = im.awaitLock(ctx, blocked)
+		}
+		if !again {
+			im.refuse(blocked, err)
 			return
 		}
+		batch = blocked
 	}
 }
 
-// register makes those paths valid whose locks we have and whose references are
-// valid or become so with them. It returns the others, or those that met an error.
+// register makes those paths valid whose references are valid or become so with
+// them, and whose locks are ours or free. It returns the others, or those that met
+// an error.
 func (im *Import) register(ctx context.Context, batch []*entry) (blocked []*entry, err error) {
-	for retried := false; ; retried = true {
+	for retried := false; ; {
 		ready, blocked, err := im.resolve(ctx, batch)
 		if err != nil {
 			return batch, err
@@ -134,22 +135,49 @@ func (im *Import) register(ctx context.Context, batch []*entry) (blocked []*entr
 		if len(ready) == 0 {
 			return blocked, nil
 		}
-		if err := im.sync(ready); err != nil {
-			return batch, err
+		ready, rest := im.share(ready)
+		left, all := im.regainAll(ctx, ready)
+		if batch = slices.Concat(left, rest, blocked); !all {
+			continue // without these, others may have to wait
 		}
-		ids, err := im.store.insert(ctx, ready, im.rowsOf(ready))
+		err = im.registerReady(ctx, ready)
 		switch {
 		case err == nil:
-			im.registered(ready, ids)
-			return blocked, nil
-		case retried || sqlite.ErrCode(err) != sqlite.ResultConstraintForeignKey:
+			batch = batch[len(ready):]
+		case !retried && sqlite.ErrCode(err) == sqlite.ResultConstraintForeignKey:
+			// A reference that we knew to be valid is so no more.
+			im.forget()
+			retried = true
+		default:
 			return batch, err
 		}
-		// A reference that we knew to be valid is so no more.
-		im.mu.Lock()
-		clear(im.known)
-		im.mu.Unlock()
 	}
+}
+
+func (im *Import) forget() {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	clear(im.known)
+}
+
+// share cuts off as many paths as may be locked at once. Their references are
+// valid, or come before them.
+func (im *Import) share(ready []*entry) (first, rest []*entry) {
+	n := min(len(ready), im.mostLocks/4)
+	return ready[:n:n], ready[n:]
+}
+
+// registerReady makes paths valid whose locks we have, references first.
+func (im *Import) registerReady(ctx context.Context, ready []*entry) error {
+	if err := im.sync(ready); err != nil {
+		return err
+	}
+	ids, err := im.store.insert(ctx, ready, im.rowsOf(ready))
+	if err != nil {
+		return err
+	}
+	im.registered(ready, ids)
+	return nil
 }
 
 // resolve returns the paths that can be registered now, references first, and
@@ -165,7 +193,7 @@ func (im *Import) resolve(ctx context.Context, batch []*entry) (ready, blocked [
 	waits := make(map[*entry]int, len(batch))
 	referrers := make(map[*entry][]*entry)
 	for _, e := range batch {
-		if e.lock == nil {
+		if e.busy {
 			waits[e]++
 		}
 		for _, ref := range e.info.References {
@@ -285,20 +313,21 @@ func (im *Import) unlock(e *entry) {
 	e.lock = nil
 }
 
-func (im *Import) failAll(batch []*entry, err error) {
-	for _, e := range batch {
-		im.decide(e, errors.Join(err, im.drop(e)))
-	}
-}
-
-// failBlocked refuses paths because of their references, or of err.
-func (im *Import) failBlocked(batch []*entry, err error) {
+// refuse decides paths that cannot be registered, because of their references or
+// of err.
+func (im *Import) refuse(batch []*entry, err error) {
 	for _, e := range batch {
 		errs := []error{err}
-		for _, ref := range im.unknown(e) {
-			errs = append(errs, fmt.Errorf("it refers to %s: %w", ref, nix.ErrNotValid))
+		if err == nil {
+			for _, ref := range im.unknown(e) {
+				errs = append(errs, fmt.Errorf("it refers to %s: %w", ref, nix.ErrNotValid))
+			}
 		}
-		im.decide(e, errors.Join(append(errs, im.drop(e))...))
+		// What another process has taken over is not ours to delete.
+		if held, _ := im.regain(context.Background(), e); held {
+			errs = append(errs, im.drop(e))
+		}
+		im.decide(e, errors.Join(errs...))
 	}
 }
 
@@ -334,9 +363,10 @@ func (im *Import) putBack(blocked []*entry) {
 	defer im.mu.Unlock()
 	held := 0
 	for _, e := range blocked {
+		e.busy = false
 		if e.lock != nil {
 			held++
-			if im.waiting > 0 || held > im.mostLocks/2 {
+			if im.waiting > 0 || held > im.mostLocks/4 {
 				im.yield(e)
 			}
 		}
@@ -354,31 +384,43 @@ func (im *Import) yield(e *entry) {
 	im.unlock(e)
 }
 
-// regain takes back the locks that were given up and are free, and returns the
-// paths that are not decided thereby.
-func (im *Import) regain(ctx context.Context, batch []*entry) []*entry {
-	var rest []*entry
-	for _, e := range batch {
-		if e.lock != nil {
-			rest = append(rest, e)
-			continue
-		}
-		lock, err := tryFileLock(im.store.RealPath(e.info.Path) + ".lock")
-		if lock != nil {
-			e.lock = lock
-			err = im.recheck(ctx, e)
-		}
+// regainAll takes back the locks that were given up. It reports whether it has all,
+// and returns the paths that are not decided thereby; those that others have locked
+// are marked busy.
+func (im *Import) regainAll(ctx context.Context, ready []*entry) (left []*entry, all bool) {
+	all = true
+	for _, e := range ready {
+		held, err := im.regain(ctx, e)
+		all = all && held
 		switch {
 		case errors.Is(err, errAlreadyValid):
-			im.unlock(e)
 			im.decide(e, nil)
 		case err != nil:
-			im.decide(e, errors.Join(err, im.drop(e)))
+			im.decide(e, err)
 		default:
-			rest = append(rest, e)
+			e.busy = !held
+			left = append(left, e)
 		}
 	}
-	return rest
+	return left, all
+}
+
+// regain takes back a lock that was given up, if it is free and the contents are
+// still ours.
+func (im *Import) regain(ctx context.Context, e *entry) (bool, error) {
+	if e.lock != nil {
+		return true, nil
+	}
+	lock, err := tryFileLock(im.store.RealPath(e.info.Path) + ".lock")
+	if lock == nil {
+		return false, err
+	}
+	e.lock = lock
+	if err := im.recheck(ctx, e); err != nil {
+		im.unlock(e)
+		return false, err
+	}
+	return true, nil
 }
 
 // recheck looks what became of a path while its lock was not ours.
@@ -391,7 +433,7 @@ func (im *Import) recheck(ctx context.Context, e *entry) error {
 		return errAlreadyValid
 	}
 	if now, err := im.store.inode(e.info.Path); err != nil || now != e.left {
-		return fmt.Errorf("another process replaced the contents and did not finish")
+		return errors.New("another process replaced the contents and did not finish")
 	}
 	return nil
 }
@@ -401,7 +443,7 @@ func (im *Import) recheck(ctx context.Context, e *entry) error {
 // false if there is no such path.
 func (im *Import) awaitLock(ctx context.Context, batch []*entry) (bool, error) {
 	for _, e := range batch {
-		if e.lock != nil || len(im.unknown(e)) > 0 {
+		if !e.busy || len(im.unknown(e)) > 0 {
 			continue
 		}
 		for _, other := range batch {
@@ -413,6 +455,7 @@ func (im *Import) awaitLock(ctx context.Context, batch []*entry) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		e.busy = false
 		return true, lock.release()
 	}
 	return false, nil
