@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -143,6 +145,7 @@ func (h *host) serve(sshd, config string, conn *net.TCPConn) {
 	}
 	cmd := exec.Command(sshd, "-i", "-e", "-f", config)
 	cmd.Stdin, cmd.Stdout = socket, socket
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // sshd has children that hold the connection
 	log, err := os.OpenFile(filepath.Join(h.dir, "sshd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err == nil {
 		cmd.Stderr = log
@@ -156,9 +159,13 @@ func (h *host) serve(sshd, config string, conn *net.TCPConn) {
 	}
 	h.mu.Unlock()
 	socket.Close()
-	if err == nil {
-		cmd.Wait()
+	if err != nil {
+		return
 	}
+	cmd.Wait()
+	h.mu.Lock()
+	h.children = slices.DeleteFunc(h.children, func(c *exec.Cmd) bool { return c == cmd })
+	h.mu.Unlock()
 }
 
 // kill ends all sshd processes that are left, without a word to the client.
@@ -166,7 +173,7 @@ func (h *host) kill() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, cmd := range h.children {
-		cmd.Process.Kill()
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	h.children = nil
 }
