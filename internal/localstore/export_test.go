@@ -1,5 +1,11 @@
 package localstore
 
+import (
+	"context"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
 // ScanFor returns which of candidates a scanner finds in writes.
 func ScanFor(candidates []string, writes ...[]byte) map[string]bool {
 	s := &scanner{candidates: make(map[hashPart]struct{})}
@@ -14,4 +20,14 @@ func ScanFor(candidates []string, writes ...[]byte) map[string]bool {
 		found[string(part[:])] = true
 	}
 	return found
+}
+
+// Register makes paths valid without contents, references first.
+func Register(ctx context.Context, s *Store, infos []*nix.PathInfo) error {
+	batch := make([]*entry, len(infos))
+	for i, info := range infos {
+		batch[i] = &entry{info: info}
+	}
+	_, err := s.insert(ctx, batch, make(map[nix.StorePath]int64))
+	return err
 }

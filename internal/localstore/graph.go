@@ -1,7 +1,6 @@
 package localstore
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -222,54 +221,50 @@ func (g *graph) loadMany(infos []*nix.PathInfo) error {
 	}
 }
 
-// nameRefs sets the references of infos, sorted.
+// nameRefs sets the references of infos, sorted. To compare places in the order of
+// all paths is much faster than to compare paths.
 func (g *graph) nameRefs(infos []*nix.PathInfo) error {
+	sorted, places := sortPaths(infos)
 	others := make(map[int64]nix.StorePath) // paths that are not in the set
-	rank := ranks(infos)
+	var inside []int
 	for i, info := range infos {
 		info.References = make([]nix.StorePath, 0, len(g.refs[i]))
-		outside := false
-		refs := g.refs[i]
-		slices.SortFunc(refs, func(a, b int64) int { return cmp.Compare(g.rank(rank, a), g.rank(rank, b)) })
-		for _, ref := range refs {
+		inside = inside[:0]
+		for _, ref := range g.refs[i] {
 			if j, ok := g.index[ref]; ok {
-				info.References = append(info.References, infos[j].Path)
+				inside = append(inside, places[j])
 				continue
 			}
-			outside = true
 			p, err := g.other(others, ref)
 			if err != nil {
 				return fmt.Errorf("references of %s: %w", info.Path, err)
 			}
 			info.References = append(info.References, p)
 		}
-		if outside {
+		outside := len(info.References)
+		slices.Sort(inside)
+		for _, place := range inside {
+			info.References = append(info.References, sorted[place])
+		}
+		if outside > 0 {
 			info.SortReferences()
 		}
 	}
 	return nil
 }
 
-// ranks returns the places of infos in the order of their paths: comparing these
-// is much faster than comparing paths.
-func ranks(infos []*nix.PathInfo) []int {
+// sortPaths returns the paths of infos in their order, and the place of each there.
+func sortPaths(infos []*nix.PathInfo) (sorted []nix.StorePath, places []int) {
 	order := make([]int, len(infos))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortFunc(order, func(a, b int) int { return infos[a].Path.Compare(infos[b].Path) })
-	rank := make([]int, len(infos))
+	sorted, places = make([]nix.StorePath, len(infos)), make([]int, len(infos))
 	for place, i := range order {
-		rank[i] = place
+		sorted[place], places[i] = infos[i].Path, place
 	}
-	return rank
-}
-
-func (g *graph) rank(rank []int, id int64) int {
-	if i, ok := g.index[id]; ok {
-		return rank[i]
-	}
-	return len(rank)
+	return sorted, places
 }
 
 // other returns the path of a row that is not a node.
