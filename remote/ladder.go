@@ -58,7 +58,7 @@ func (f FarEnd) startCommand() string {
 
 // searchPath adds the directories where Nix and copy-closure usually are. It holds
 // no single quote and no backslash, so that every login shell hands it on.
-const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin /usr/bin /bin; do PATH="$PATH:$d"; done; export PATH
+const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin; do PATH="$PATH:$d"; done; export PATH
 `
 
 // startScript finds the best program and starts it behind the marker line.

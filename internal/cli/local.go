@@ -121,7 +121,12 @@ type directTargetLane struct{ writer *localstore.Import }
 
 // Add implements closure.TargetLane.
 func (l directTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
-	return l.writer.Add(ctx, info, nar.Reader(), done)
+	return l.writer.Add(ctx, info, nar.Reader(), func(err error) {
+		if err != nil {
+			err = fmt.Errorf("receive %s: %w", info.Path, err)
+		}
+		done(err)
+	})
 }
 
 // Flush implements closure.TargetLane: what is complete is registered.

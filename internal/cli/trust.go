@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -39,7 +40,7 @@ func (r *copyRun) checkTrust(infos []*nix.PathInfo) error {
 		return err
 	}
 	var untrusted []string
-	for _, info := range infos {
+	for _, info := range slices.Backward(infos) { // what was asked for comes first
 		if check(info) != nil {
 			untrusted = append(untrusted, info.Path.String())
 		}
