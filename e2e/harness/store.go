@@ -89,6 +89,8 @@ var verifySteps = map[string]bool{
 	"checking path existence...": true,
 	"checking link hashes...":    true,
 	"checking store hashes...":   true,
+	// Of a store that has no configuration of its own.
+	"warning: the group 'nixbld' specified in 'build-users-group' does not exist": true,
 }
 
 // Verify has Nix compare the database with the contents of all paths. Nix's
@@ -109,7 +111,7 @@ func (s *Store) Verify(ctx context.Context) error {
 
 // ValidPaths returns the store's valid paths, sorted.
 func (s *Store) ValidPaths(ctx context.Context) ([]string, error) {
-	out, err := s.Nix(ctx, nil, "nix", "path-info", "--all")
+	out, err := s.Nix(ctx, nil, "nix", "--extra-experimental-features", "nix-command", "path-info", "--all")
 	if err != nil {
 		return nil, err
 	}

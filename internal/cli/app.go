@@ -189,6 +189,10 @@ func (p *program) setOutput(c *cli.Context) error {
 // report prints the error of a run.
 func (p *program) report(err error) {
 	var usage *usageError
+	var delegated *delegatedError
+	if errors.As(err, &delegated) {
+		return
+	}
 	if errors.As(err, &usage) {
 		fmt.Fprintf(p.screen, "%s: %v\n", p.name, err)
 		return

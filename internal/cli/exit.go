@@ -34,9 +34,12 @@ func exitCode(err error) int {
 	var connect *transport.ConnectError
 	var auth *transport.AuthError
 	var hostKey *transport.HostKeyError
+	var delegated *delegatedError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &delegated):
+		return delegated.code
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
 	case errors.As(err, &usage):

@@ -32,7 +32,7 @@ func (p *program) openLocal(ctx context.Context, uri string, why purpose) (*loca
 		return p.openThroughNix(ctx, choice, why)
 	}
 	p.log.Info("local store", "directory", choice.Config.RealDir, "because", choice.Reason)
-	return openDirect(ctx, choice.Config, why)
+	return p.openDirect(ctx, choice.Config, why)
 }
 
 // openDirectly opens the store itself, also where a copy would go through Nix.
@@ -42,13 +42,16 @@ func (p *program) openDirectly(ctx context.Context, uri string, why purpose) (*l
 		return nil, err
 	}
 	choice.Config.Logger = p.log
-	return openDirect(ctx, choice.Config, why)
+	return p.openDirect(ctx, choice.Config, why)
 }
 
 // openDirect reads and writes the store itself.
-func openDirect(ctx context.Context, c localstore.Config, why purpose) (*localEnd, error) {
+func (p *program) openDirect(ctx context.Context, c localstore.Config, why purpose) (*localEnd, error) {
 	open := localstore.Open
 	if why == toWrite {
+		if err := p.makeWritable(ctx, c); err != nil {
+			return nil, err
+		}
 		open = localstore.OpenOrCreate
 	}
 	c.ReadOnly = why != toWrite
@@ -88,26 +91,42 @@ func (f holderFunc) Hold(ctx context.Context, paths []nix.StorePath) error { ret
 // a daemon or a read-only mount of the store demand. Reading goes past it where
 // that is possible: it is faster.
 func (p *program) openThroughNix(ctx context.Context, choice localstore.Choice, why purpose) (*localEnd, error) {
-	l := &localEnd{nixURI: choice.URI}
-	direct := choice.Config
-	direct.ReadOnly = true
-	store, err := localstore.Open(ctx, direct)
-	if err == nil {
-		l.store = store
+	store, readErr := openReadable(ctx, choice.Config)
+	p.log.Info("local store through nix-store", "because", choice.Reason, "reads", readsHow(readErr))
+	if why == toLook && readErr == nil {
+		return &localEnd{store: store, source: directSource{Store: store}, target: directTarget{Store: store}}, nil
 	}
-	p.log.Info("local store through nix-store", "because", choice.Reason, "reads", readsHow(err))
+	l := &localEnd{store: store, nixURI: choice.URI}
 	access := remote.Write
 	if why == toLook {
 		access = remote.Look
 	}
+	var err error
 	if l.nix, err = openNix(ctx, access, choice.URI, p.log); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	l.source, l.target = serveSource{Store: l.nix}, serveTarget{l.nix}
 	if l.store != nil {
-		l.source = directSource{l.store, l.nix}
+		l.source = directSource{l.store, holderFunc(l.holdThroughNix)}
 	}
 	return l, nil
+}
+
+// openReadable returns nil where the store cannot be read directly.
+func openReadable(ctx context.Context, c localstore.Config) (*localstore.Store, error) {
+	c.ReadOnly = true
+	store, err := localstore.Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return store, nil
+}
+
+// holdThroughNix takes temporary roots, and waits for it: nothing else may be asked
+// of that Nix.
+func (l *localEnd) holdThroughNix(ctx context.Context, paths []nix.StorePath) error {
+	_, err := l.nix.ValidPaths(ctx, paths, true, false)
+	return err
 }
 
 func readsHow(err error) string {
