@@ -33,6 +33,10 @@ var helpers = map[string]func(root string) error{
 	"read":       readHelper,
 	"cannot":     cannotWriteHelper,
 	"open files": openFilesHelper,
+
+	"ask for closures": closuresHelper,
+	"import many":      importManyHelper,
+	"import huge":      importHugeHelper,
 }
 
 func TestMain(m *testing.M) {
@@ -407,5 +411,54 @@ func TestBesideNix(t *testing.T) {
 	}
 	close(stop)
 	running.Wait()
+	verifyWithNix(t, root)
+}
+
+// TestDeleteBesideNix deletes paths while Nix adds others and takes temporary roots.
+func TestDeleteBesideNix(t *testing.T) {
+	needNix(t)
+	root := tempDir(t)
+	fill(t, root)
+	s := openStore(t, localstore.Under(root))
+	dir := tempDir(t)
+	var running sync.WaitGroup
+	for i := range 2 {
+		running.Go(func() {
+			for n := range 20 {
+				name := fmt.Sprintf("file-%d", n) // the same paths from both
+				writeTree(t, filepath.Join(dir, fmt.Sprint(i)), map[string]string{name: name})
+				if _, err := tryRun("nix-store", "--store", root, "--add", filepath.Join(dir, fmt.Sprint(i), name)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { running.Wait(); close(done) }()
+	deleted := 0
+	for working := true; working; {
+		select {
+		case <-done:
+			working = false
+		default:
+		}
+		paths, err := s.AllPaths(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range paths {
+			var alive *localstore.AliveError
+			switch _, err := s.Delete(t.Context(), []nix.StorePath{p}); {
+			case err == nil:
+				deleted++
+			case !errors.As(err, &alive):
+				t.Error(err)
+			}
+		}
+	}
+	if deleted == 0 {
+		t.Error("nothing was deleted")
+	}
+	expectTidy(t, root)
 	verifyWithNix(t, root)
 }
