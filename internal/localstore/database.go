@@ -213,11 +213,13 @@ func (d *database) connection() (*connection, error) {
 	for {
 		select {
 		case conn := <-d.idle:
-			if now, err := d.state(); conn.frozen && (err != nil || now != conn.was) {
-				conn.Close()
-				continue
+			if !conn.frozen {
+				return conn, nil
 			}
-			return conn, nil
+			if now, err := d.state(); err == nil && now == conn.was {
+				return conn, nil
+			}
+			conn.Close()
 		default:
 			if d.readOnly {
 				return d.connectForReading()

@@ -25,14 +25,14 @@ const maxDerivation = 64 << 20 // bytes of a .drv file
 // them; sum is called when all was read. If it fails, nothing is left there.
 // errAlreadyValid says that another process was faster; contents are then unread.
 func (im *Import) place(ctx context.Context, e *entry, contents io.Reader, sum func() [sha256.Size]byte) error {
-	if err := im.lock(ctx, e); err != nil {
-		return err
+	err := im.lock(ctx, e)
+	if err == nil {
+		err = im.store.unpack(ctx, e, contents, sum)
 	}
-	err := im.store.unpack(ctx, e, contents, sum)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = fmt.Errorf("%w: %w", nix.ErrNoSpace, err)
+	}
 	if err != nil {
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			err = fmt.Errorf("%w: %w", nix.ErrNoSpace, err)
-		}
 		return errors.Join(err, im.drop(e))
 	}
 	return nil

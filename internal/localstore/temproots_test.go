@@ -1,0 +1,157 @@
+package localstore_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// lockAsCollector takes the lock that a garbage collection has.
+func lockAsCollector(t *testing.T, root string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(root, "nix/var/nix/gc.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// tempRootsOf reads all temporary roots.
+func tempRootsOf(t *testing.T, root string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "nix/var/nix/temproots/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var roots []string
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots = append(roots, strings.FieldsFunc(string(text), func(r rune) bool { return r == 0 })...)
+	}
+	slices.Sort(roots)
+	return roots
+}
+
+// TestHoldTellsTheCollector checks that a collection under way learns of every path.
+func TestHoldTellsTheCollector(t *testing.T) {
+	root := tempDir(t)
+	s := openStore(t, localstore.Under(root))
+	lock := lockAsCollector(t, root)
+	defer lock.Close()
+	socket := filepath.Join(root, "nix/var/nix/gc-socket/socket")
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	var collecting sync.WaitGroup
+	collecting.Go(func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			told = append(told, lines.Text())
+			if _, err := conn.Write([]byte("1")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	infos := madeUp(1000, 1000, 0)
+	var paths []nix.StorePath
+	for _, info := range infos {
+		paths = append(paths, info.Path)
+	}
+	if err := s.Hold(t.Context(), paths); err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	collecting.Wait()
+	slices.Sort(told)
+	if d := cmp.Diff(told, pathsOf(infos)); d != "" {
+		t.Errorf("the collector was told (-got +want):\n%s", d)
+	}
+	if d := cmp.Diff(tempRootsOf(t, root), pathsOf(infos)); d != "" {
+		t.Errorf("temporary roots (-got +want):\n%s", d)
+	}
+}
+
+// TestHoldWaitsForTheCollector checks the moments when the collector has its lock
+// and no socket.
+func TestHoldWaitsForTheCollector(t *testing.T) {
+	root := tempDir(t)
+	s := openStore(t, localstore.Under(root))
+	paths := []nix.StorePath{madeUp(1, 1, 0)[0].Path}
+	lock := lockAsCollector(t, root)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Hold(canceled, paths); !errors.Is(err, context.Canceled) {
+		t.Errorf("Hold while the collector has its lock: %v", err)
+	}
+	held := make(chan error, 1)
+	go func() { held <- s.Hold(t.Context(), paths) }()
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-held; err != nil {
+		t.Error(err)
+	}
+	if got := tempRootsOf(t, root); len(got) != 1 || got[0] != paths[0].String() {
+		t.Errorf("temporary roots are %v", got)
+	}
+}
+
+// TestReaderSeesChanges has a reader, who writes nothing, look at a store while
+// others have it open and after they have closed it.
+func TestReaderSeesChanges(t *testing.T) {
+	root := tempDir(t)
+	fill(t, root)
+	c := localstore.Under(root)
+	c.ReadOnly = true
+	reader := openStore(t, c)
+	objects := mixed()[:6]
+	for i, o := range objects {
+		if _, err := reader.PathInfo(t.Context(), o.Info.Path); !errors.Is(err, nix.ErrNotValid) {
+			t.Errorf("before path %d was added: %v", i, err)
+		}
+		writer, err := localstore.Open(t.Context(), localstore.Under(root))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustAdd(t, writer, o)
+		for _, when := range []string{"while it is open", "after it was closed"} {
+			if _, err := reader.PathInfo(t.Context(), o.Info.Path); err != nil {
+				t.Errorf("path %d, %s: %v", i, when, err)
+			}
+			if when == "while it is open" {
+				if err := writer.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+}
