@@ -38,6 +38,7 @@ type client struct {
 
 	mu     sync.Mutex
 	closed bool
+	spare  []*opening // reserved channels
 	tasks  sync.WaitGroup
 }
 

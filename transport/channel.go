@@ -28,35 +28,83 @@ type channel struct {
 	gone     chan struct{} // closed when the host has closed the channel
 }
 
-// Start implements Conn. It costs one round trip, in which the host opens a channel.
-func (c *client) Start(ctx context.Context, command string) (*Session, error) {
-	type opened struct {
-		channel ssh.Channel
-		reqs    <-chan *ssh.Request
-		err     error
-	}
-	done := make(chan opened, 1)
+// An opening is a channel that the host has been asked for.
+type opening struct {
+	channel  ssh.Channel
+	requests <-chan *ssh.Request
+	err      error
+	done     chan struct{} // closed when the host has answered
+}
+
+// open asks for a channel and does not wait.
+func (c *client) open() *opening {
+	o := &opening{done: make(chan struct{})}
 	start := time.Now()
 	c.spawn(func() {
-		channel, reqs, err := c.conn.OpenChannel("session", nil)
-		done <- opened{channel, reqs, err}
-	})
-	select {
-	case o := <-done:
-		if o.err != nil {
-			return nil, c.startError(o.err)
+		defer close(o.done)
+		if o.channel, o.requests, o.err = c.conn.OpenChannel("session", nil); o.err == nil {
+			c.sawRoundTrip(time.Since(start))
 		}
-		c.sawRoundTrip(time.Since(start))
-		return c.run(ctx, o.channel, o.reqs, command)
-	case <-ctx.Done():
-		c.spawn(func() {
-			if o := <-done; o.err == nil {
-				o.channel.Close()
-				ssh.DiscardRequests(o.reqs)
-			}
-		})
-		return nil, context.Cause(ctx)
+	})
+	return o
+}
+
+// Reserve implements Conn.
+func (c *client) Reserve(n int) {
+	for range n {
+		o := c.open()
+		c.mu.Lock()
+		c.spare = append(c.spare, o)
+		c.mu.Unlock()
 	}
+}
+
+// takeSpare returns the channel that was reserved first, or nil.
+func (c *client) takeSpare() *opening {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.spare) == 0 {
+		return nil
+	}
+	o := c.spare[0]
+	c.spare = c.spare[1:]
+	return o
+}
+
+// Start implements Conn. It costs the round trip in which the host opens a channel,
+// unless one was reserved.
+func (c *client) Start(ctx context.Context, command string) (*Session, error) {
+	for {
+		o := c.takeSpare()
+		reserved := o != nil
+		if !reserved {
+			o = c.open()
+		}
+		select {
+		case <-o.done:
+		case <-ctx.Done():
+			c.giveUp(o)
+			return nil, context.Cause(ctx)
+		}
+		if o.err == nil {
+			return c.run(ctx, o.channel, o.requests, command)
+		}
+		err := c.startError(o.err)
+		// Openings are answered in any order: another may have been granted.
+		if !reserved || !errors.Is(err, ErrSessionRefused) {
+			return nil, err
+		}
+	}
+}
+
+// giveUp closes a channel that nobody waits for any more.
+func (c *client) giveUp(o *opening) {
+	c.spawn(func() {
+		if <-o.done; o.err == nil {
+			o.channel.Close()
+			ssh.DiscardRequests(o.requests)
+		}
+	})
 }
 
 func (c *client) startError(err error) error {

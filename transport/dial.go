@@ -40,6 +40,10 @@ type Conn interface {
 	// the ssh program it comes from the session's methods instead.
 	Start(ctx context.Context, command string) (*Session, error)
 
+	// Reserve opens n sessions ahead, without waiting, for as many calls of Start
+	// that then cost no round trip. What the host refuses shows in Start.
+	Reserve(n int)
+
 	// Describe names the client, and why it was taken where the built-in one was not.
 	Describe() string
 

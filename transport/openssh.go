@@ -242,6 +242,9 @@ func (p *sshProgram) Describe() string { return "openssh, because " + p.reason }
 // RTT implements Conn.
 func (p *sshProgram) RTT() time.Duration { return 0 }
 
+// Reserve implements Conn. The ssh program opens a session only with its command.
+func (p *sshProgram) Reserve(int) {}
+
 // Authenticated implements Conn.
 func (p *sshProgram) Authenticated() time.Time { return p.authenticated }
 

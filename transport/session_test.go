@@ -186,6 +186,25 @@ func TestMaxSessions(t *testing.T) {
 	})
 }
 
+// Reserved sessions are used by later ones; one too many is refused when it is used.
+func TestReserve(t *testing.T) {
+	h, s := newHost(t, "MaxSessions 2"), newSetup(t)
+	s.add("there", h)
+	s.options.Program = transport.ProgramBuiltin
+	conn := s.mustDial("there")
+	conn.Reserve(3)
+	for range 2 {
+		session, err := conn.Start(t.Context(), "cat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		echoes(t, session)
+	}
+	if _, err := conn.Start(t.Context(), "cat"); !errors.Is(err, transport.ErrSessionRefused) {
+		t.Errorf("third session: %v", err)
+	}
+}
+
 // echoes fails the test if a session of cat does not answer.
 func echoes(t *testing.T, s *transport.Session) {
 	t.Helper()

@@ -42,6 +42,9 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		return nil, err
 	}
 	r.log.Info("logged in", "after", time.Since(r.started).Round(time.Millisecond))
+	if conn.RTT() >= nearby {
+		conn.Reserve(mostLanes)
+	}
 	store, err := remote.Open(ctx, farHost{conn}, remote.FarEnd{
 		Program: r.host.program,
 		Store:   r.host.store,
