@@ -3,6 +3,8 @@ package localstore
 import (
 	"context"
 
+	"zombiezen.com/go/sqlite"
+
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
@@ -30,4 +32,26 @@ func Register(ctx context.Context, s *Store, infos []*nix.PathInfo) error {
 	}
 	_, err := s.insert(ctx, batch, make(map[nix.StorePath]int64))
 	return err
+}
+
+// ReadDuring calls meanwhile while the database is read for the first time, and
+// returns how often it was read.
+func ReadDuring(ctx context.Context, s *Store, meanwhile func()) (reads int, err error) {
+	err = s.db.read(ctx, func(conn *sqlite.Conn) error {
+		if reads++; reads == 1 {
+			meanwhile()
+		}
+		_, err := queryInt(conn, "SELECT count(*) FROM ValidPaths")
+		return err
+	})
+	return reads, err
+}
+
+// StartCollector begins what Delete does while it deletes paths.
+func StartCollector(s *Store, paths []nix.StorePath) (end func() error, err error) {
+	c, err := s.startCollector(paths)
+	if err != nil {
+		return nil, err
+	}
+	return c.close, nil
 }

@@ -260,6 +260,51 @@ func TestTwoImports(t *testing.T) {
 	verifyWithNix(t, root)
 }
 
+// TestImportsWaitForEachOther has two imports hold locks that the other wants: of
+// paths that are complete, and of paths whose references come later.
+func TestImportsWaitForEachOther(t *testing.T) {
+	large := func(name string, refs ...nix.StorePath) nixtest.Object {
+		return nixtest.Source(name, nixtest.Node{Content: strings.Repeat(name, 100_000)}, refs...)
+	}
+	leaf1, leaf2 := large("leaf-1"), large("leaf-2")
+	top1, top2 := large("top-1", leaf1.Info.Path), large("top-2", leaf2.Info.Path)
+	for name, orders := range map[string][2]nixtest.Closure{
+		"complete":   {{leaf1, leaf2}, {leaf2, leaf1}},
+		"incomplete": {{top1, top2, leaf1, leaf2}, {top2, top1, leaf1, leaf2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := tempDir(t)
+			var started, imports sync.WaitGroup
+			started.Add(2)
+			for _, order := range orders {
+				im := openStore(t, localstore.Under(root)).NewImport(localstore.ImportOptions{})
+				imports.Go(func() {
+					for i, o := range order {
+						err := im.Add(t.Context(), o.Info, bytes.NewReader(o.NAR), func(err error) {
+							if err != nil {
+								t.Errorf("%s: %v", o.Info.Path, err)
+							}
+						})
+						if err != nil {
+							t.Error(err)
+						}
+						if i == 0 {
+							started.Done()
+							started.Wait()
+						}
+					}
+					if err := im.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			imports.Wait()
+			expectTidy(t, root)
+			verifyWithNix(t, root)
+		})
+	}
+}
+
 func TestLeftoversAreReplaced(t *testing.T) {
 	root := tempDir(t)
 	s := openStore(t, localstore.Under(root))
@@ -282,9 +327,11 @@ func TestLeftoversAreReplaced(t *testing.T) {
 func TestCutAndFlipped(t *testing.T) {
 	root := tempDir(t)
 	s := openStore(t, localstore.Under(root))
-	o := nixtest.Source("tree", nixtest.Node{Entries: map[string]nixtest.Node{
-		"file": {Content: "content", Executable: true}, "link": {Target: "file"}, "sub": {Entries: map[string]nixtest.Node{}},
-	}})
+	o := nixtest.Output("tree", "tree", func(string) nixtest.Node {
+		return nixtest.Node{Entries: map[string]nixtest.Node{
+			"file": {Content: "content", Executable: true}, "link": {Target: "file"}, "sub": {Entries: map[string]nixtest.Node{}},
+		}}
+	})
 	im := s.NewImport(localstore.ImportOptions{})
 	for i := range o.NAR {
 		verdict := errors.New("undecided")

@@ -226,7 +226,17 @@ func TestDelete(t *testing.T) {
 	if _, err := s.Delete(t.Context(), c.Paths()); !errors.As(err, &alive) || alive.Path != c[1].Info.Path {
 		t.Errorf("delete what is held: %v", err)
 	}
+	indirect := filepath.Join(tempDir(t), "result")
+	if err := other.AddRoot(t.Context(), indirect, c[2].Info.Path); err != nil {
+		t.Fatal(err)
+	}
 	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Delete(t.Context(), c.Paths()); !errors.As(err, &alive) || alive.By != indirect {
+		t.Errorf("delete what has an indirect root: %v", err)
+	}
+	if err := os.Remove(indirect); err != nil {
 		t.Fatal(err)
 	}
 	if freed, err := s.Delete(t.Context(), append(c.Paths(), self.Info.Path)); err != nil || freed <= 0 {

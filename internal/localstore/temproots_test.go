@@ -17,6 +17,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixtest"
 )
 
 // lockAsCollector takes the lock that a garbage collection has.
@@ -153,5 +154,71 @@ func TestReaderSeesChanges(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestReaderReadsAgain changes a database while a reader, who cannot lock it, reads.
+func TestReaderReadsAgain(t *testing.T) {
+	root := tempDir(t)
+	fill(t, root)
+	c := localstore.Under(root)
+	c.ReadOnly = true
+	reader := openStore(t, c)
+	reads, err := localstore.ReadDuring(t.Context(), reader, func() { fill(t, root, nixtest.Chain(1)...) })
+	if err != nil || reads < 2 {
+		t.Errorf("the database was read %d times (%v)", reads, err)
+	}
+	if reads, err := localstore.ReadDuring(t.Context(), reader, func() {}); err != nil || reads != 1 {
+		t.Errorf("the quiet database was read %d times (%v)", reads, err)
+	}
+}
+
+// TestCollectorAnswers checks that whoever wants a path that is being deleted waits
+// until it is, and that others do not.
+func TestCollectorAnswers(t *testing.T) {
+	root := tempDir(t)
+	s := openStore(t, localstore.Under(root))
+	c := nixtest.Chain(2)
+	end, err := localstore.StartCollector(s, c.Paths()[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(p nix.StorePath) (answer func() error) {
+		conn, err := net.Dial("unix", filepath.Join(root, "nix/var/nix/gc-socket/socket"))
+		if err == nil {
+			_, err = conn.Write([]byte(p.String() + "\n"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() error {
+			defer conn.Close()
+			b := make([]byte, 1)
+			_, err := conn.Read(b)
+			if err == nil && b[0] != '1' {
+				err = errors.New("the answer is " + string(b))
+			}
+			return err
+		}
+	}
+	waiting := ask(c[0].Info.Path)
+	answered := make(chan error, 1)
+	go func() { answered <- waiting() }()
+	for range 10 {
+		if err := ask(c[1].Info.Path)(); err != nil {
+			t.Errorf("a path that is not deleted: %v", err)
+		}
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("a path that is being deleted was answered (%v)", err)
+		answered <- nil
+	default:
+	}
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	if err := <-answered; err != nil {
+		t.Errorf("a path that was deleted: %v", err)
 	}
 }
