@@ -179,7 +179,7 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends) error {
 	defer stop()
 	lanes := r.sessions
 	if lanes == 0 {
-		lanes = e.far.lanesFor(plan)
+		lanes = e.far.lanesFor(plan, r.pull)
 	}
 	r.log.Info("copying", "paths", len(plan.Send), "bytes", plan.SendBytes(), "sessions", lanes)
 	return closure.Copy(ctx, plan, e.source, e.target, closure.CopyOptions{

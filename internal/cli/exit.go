@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"io/fs"
 	"syscall"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -48,7 +49,7 @@ func exitCode(err error) int {
 		return exitUnreachable
 	case errors.Is(err, nix.ErrNotTrusted):
 		return exitUntrusted
-	case errors.As(err, &source) && errors.Is(err, nix.ErrNotValid):
+	case errors.As(err, &source) && (errors.Is(err, nix.ErrNotValid) || errors.Is(err, fs.ErrNotExist)):
 		return exitNotValid
 	case errors.Is(err, nix.ErrNoSpace), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return exitNoSpace

@@ -42,7 +42,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		return nil, err
 	}
 	r.log.Info("logged in", "after", time.Since(r.started).Round(time.Millisecond))
-	if conn.RTT() >= nearby {
+	if !isNear(conn) {
 		conn.Reserve(mostLanes)
 	}
 	store, err := remote.Open(ctx, farHost{conn}, remote.FarEnd{
@@ -131,15 +131,6 @@ func (f *farEnd) roundTrips(sent bool) int {
 	return n
 }
 
-// Measured with e2e/bench: below nearby one channel is enough for what two cores
-// encrypt; farther away its window of 2 MiB is what limits a transfer, and eight
-// of them stay below sshd's default MaxSessions of ten.
-const (
-	nearby      = 5 * time.Millisecond
-	worthASplit = 4 << 20 // bytes
-	mostLanes   = 8
-)
-
 // clientOptions are words for ssh's command line.
 func (p *program) clientOptions() ([]string, error) {
 	if p.sshOptions != nil {
@@ -152,6 +143,25 @@ func (p *program) clientOptions() ([]string, error) {
 	return options, nil
 }
 
+// Below nearby one channel carries what a core encrypts, and a second one keeps the
+// other core busy. Farther away a channel's window of 2 MiB limits a transfer; eight
+// channels stay below sshd's default MaxSessions of ten. e2e/bench measures it.
+const (
+	nearby    = 5 * time.Millisecond
+	mostLanes = 8
+
+	// Bytes for which a further lane pays. Each one to a real Nix is a process that
+	// waits for the others' transactions.
+	worthALaneThere = 4 << 20
+	worthALaneHere  = 1 << 20
+)
+
+// isNear reports whether the host is known to be close by.
+func isNear(conn transport.Conn) bool {
+	rtt := conn.RTT()
+	return rtt > 0 && rtt < nearby
+}
+
 // spread is the number of sessions for a long answer.
 func spread(conn transport.Conn) int {
 	if conn.RTT() < nearby {
@@ -161,12 +171,15 @@ func spread(conn transport.Conn) int {
 }
 
 // lanesFor chooses the number of sessions for a plan.
-func (f *farEnd) lanesFor(plan *closure.Plan) int {
-	most := mostLanes
-	if f.conn.RTT() < nearby {
+func (f *farEnd) lanesFor(plan *closure.Plan, pull bool) int {
+	most, worth := mostLanes, int64(worthALaneThere)
+	if isNear(f.conn) {
 		most = 2
 	}
-	return int(min(plan.SendBytes()/worthASplit+1, int64(most)))
+	if pull {
+		worth = worthALaneHere
+	}
+	return int(min(plan.SendBytes()/worth+1, int64(most)))
 }
 
 // output runs a command at the far end and returns what it printed.

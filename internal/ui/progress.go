@@ -117,6 +117,8 @@ func (s *Screen) drawBar(state progress.State, _ *pace) {
 		s.bar = progressbar.NewOptions64(state.TotalBytes,
 			progressbar.OptionSetWriter(s.file),
 			progressbar.OptionShowBytes(true),
+			progressbar.OptionShowTotalBytes(true),
+			progressbar.OptionShowCount(),
 			progressbar.OptionUseIECUnits(true),
 			progressbar.OptionSetWidth(10),
 			progressbar.OptionSetPredictTime(true),
