@@ -61,8 +61,13 @@ func (s *Store) verify(ctx context.Context, p nix.StorePath) error {
 	if err != nil {
 		return err
 	}
+	return s.checkContents(ctx, info)
+}
+
+// checkContents compares contents with what info promises.
+func (s *Store) checkContents(ctx context.Context, info *nix.PathInfo) error {
 	out := &hashedOutput{hasher: nar.NewHasher(sha256.New())}
-	err = s.dump(ctx, out, p)
+	err := s.dump(ctx, out, info.Path)
 	sum := out.hasher.Sum()
 	if err != nil {
 		return err

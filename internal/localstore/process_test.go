@@ -341,7 +341,7 @@ func TestAsNobody(t *testing.T) {
 
 // openFilesHelper imports more paths than it may open files.
 func openFilesHelper(root string) error {
-	limit := syscall.Rlimit{Cur: 100, Max: 100}
+	limit := syscall.Rlimit{Cur: 200, Max: 200}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}

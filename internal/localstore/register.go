@@ -1,6 +1,7 @@
 package localstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -316,6 +317,8 @@ func (im *Import) unlock(e *entry) {
 // refuse decides paths that cannot be registered, because of their references or
 // of err.
 func (im *Import) refuse(batch []*entry, err error) {
+	// To take a lock back needs an open file, which those that we have set free.
+	slices.SortStableFunc(batch, func(a, b *entry) int { return cmp.Compare(a.lockOrder(), b.lockOrder()) })
 	for _, e := range batch {
 		errs := []error{err}
 		if err == nil {
@@ -329,6 +332,13 @@ func (im *Import) refuse(batch []*entry, err error) {
 		}
 		im.decide(e, errors.Join(errs...))
 	}
+}
+
+func (e *entry) lockOrder() int {
+	if e.lock != nil {
+		return 0
+	}
+	return 1
 }
 
 // unknown returns those of a path's references that are not valid.
@@ -432,8 +442,13 @@ func (im *Import) recheck(ctx context.Context, e *entry) error {
 	if ids[0] != 0 {
 		return errAlreadyValid
 	}
-	if now, err := im.store.inode(e.info.Path); err != nil || now != e.left {
-		return errors.New("another process replaced the contents and did not finish")
+	if now, err := im.store.inode(e.info.Path); err == nil && now == e.left {
+		return nil
+	}
+	// Another import has replaced the contents and then given the lock up, too, or
+	// it has died.
+	if err := im.store.checkPlaced(ctx, e.info); err != nil {
+		return fmt.Errorf("another process replaced the contents and did not finish: %w", err)
 	}
 	return nil
 }

@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -203,4 +205,26 @@ func (s *Store) derivationOutputs(p nix.StorePath) ([]nix.DerivationOutput, erro
 		return nil, err
 	}
 	return drv.Outputs, nil
+}
+
+// checkPlaced checks contents that another process has unpacked: what they are, and
+// their metadata.
+func (s *Store) checkPlaced(ctx context.Context, info *nix.PathInfo) error {
+	if err := s.checkContents(ctx, info); err != nil {
+		return err
+	}
+	return filepath.WalkDir(s.RealPath(info.Path), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		mode := st.Mode().Perm()
+		if d.Type() != fs.ModeSymlink && mode != 0o555 && (d.IsDir() || mode != 0o444) || st.ModTime().Unix() != 1 {
+			return &fs.PathError{Op: "check", Path: path, Err: errors.New("mode or time is not that of a store")}
+		}
+		return nil
+	})
 }
