@@ -60,9 +60,10 @@ type Import struct {
 
 	mu         sync.Mutex
 	changed    *sync.Cond
-	entries    map[nix.StorePath]*entry // taken up and not decided
-	queue      []*entry                 // unpacked, in the order that it was finished
-	freshPaths int                      // in the queue, that no commit has looked at
+	entries    map[nix.StorePath]*entry   // taken up and not decided
+	working    map[chan struct{}]struct{} // workers, each closes its channel at its end
+	queue      []*entry                   // unpacked, in the order that it was finished
+	freshPaths int                        // in the queue, that no commit has looked at
 	freshBytes int64
 	scheduled  bool                    // a commit in the background
 	waiting    int                     // for locks that others hold
@@ -75,11 +76,10 @@ type entry struct {
 	info    *nix.PathInfo
 	dones   []func(error)
 	outputs []nix.DerivationOutput
-	placed  chan struct{} // nil, or closed when a worker has unpacked the path
-	lock    *fileLock     // nil before the path is unpacked, or if given up for others
-	left    inode         // what was in the path's place when the lock was given up
-	busy    bool          // another process has the lock
-	synced  bool          // the files are on the disk
+	lock    *fileLock // nil before the path is unpacked, or if given up for others
+	left    inode     // what was in the path's place when the lock was given up
+	busy    bool      // another process has the lock
+	synced  bool      // the files are on the disk
 }
 
 // NewImport begins to take paths in.
@@ -91,6 +91,7 @@ func (s *Store) NewImport(opts ImportOptions) *Import {
 		batchBytes: opts.BatchBytes,
 		mostLocks:  mostLocks(),
 		entries:    make(map[nix.StorePath]*entry),
+		working:    make(map[chan struct{}]struct{}),
 		known:      make(map[nix.StorePath]int64),
 		absent:     make(map[nix.StorePath]bool),
 	}
@@ -246,14 +247,18 @@ func (im *Import) addSmall(ctx context.Context, e *entry, in *input) error {
 		im.decide(e, context.Cause(ctx))
 		return nil
 	}
+	done := make(chan struct{})
 	im.mu.Lock()
-	e.placed = make(chan struct{})
+	im.working[done] = struct{}{}
 	im.mu.Unlock()
 	im.background.Go(func() {
 		err := im.place(ctx, e, bytes.NewReader(content), func() [sha256.Size]byte { return sha256.Sum256(content) })
 		<-im.workers
 		im.placed(ctx, e, err)
-		close(e.placed)
+		im.mu.Lock()
+		delete(im.working, done)
+		im.mu.Unlock()
+		close(done)
 	})
 	return nil
 }

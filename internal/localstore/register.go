@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -82,18 +83,13 @@ func (im *Import) Close() error {
 	return im.Flush(context.Background())
 }
 
-// awaitWorkers waits for the paths that are being unpacked by workers.
+// awaitWorkers waits for the workers that have begun.
 func (im *Import) awaitWorkers() {
 	im.mu.Lock()
-	var placing []chan struct{}
-	for _, e := range im.entries {
-		if e.placed != nil {
-			placing = append(placing, e.placed)
-		}
-	}
+	working := slices.Collect(maps.Keys(im.working))
 	im.mu.Unlock()
-	for _, placed := range placing {
-		<-placed
+	for _, done := range working {
+		<-done
 	}
 }
 
