@@ -23,12 +23,16 @@ import (
 // Version is set by the linker for releases.
 var version = "0.1.0-dev"
 
-// memoryLimit is what the Go heap should stay below: buffers are bounded, and the
-// collector should not let garbage pile up beyond them.
-const memoryLimit = 40 << 20
+// What is alive is a few megabytes of bounded buffers, so the collector may let five
+// times as much pile up, but no more than the limit in all.
+const (
+	gcPercent   = 400
+	memoryLimit = 40 << 20 // bytes
+)
 
 // Main runs the command line and returns the exit code.
 func Main(args []string) int {
+	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
