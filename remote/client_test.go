@@ -244,6 +244,53 @@ func TestOldServer(t *testing.T) {
 	}
 }
 
+// An oldGreeting makes a server look like one of version 2.4, which takes paths by
+// ImportPaths only.
+type oldGreeting struct {
+	io.ReadWriteCloser
+	offset int
+}
+
+func (g *oldGreeting) Read(p []byte) (int, error) {
+	const minor = 8 // where the version begins
+	n, err := g.ReadWriteCloser.Read(p)
+	if at := minor - g.offset; at >= 0 && at < n {
+		p[at] = 4
+	}
+	g.offset += n
+	return n, err
+}
+
+func TestImportToOldServer(t *testing.T) {
+	c := nixtest.Chain(5)
+	h := &pipeHost{store: nixtest.NewStore(), options: serverWriter}
+	h.fault = func(rw io.ReadWriteCloser) io.ReadWriteCloser { return &oldGreeting{ReadWriteCloser: rw} }
+	s := openStore(t, h)
+	im := new(farImporter)
+	var err error
+	if im.lane, err = s.OpenLane(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range c {
+		if err := im.Add(t.Context(), o.Info, bytes.NewReader(o.NAR), func(err error) {
+			if err != nil {
+				t.Errorf("add %s: %v", o.Info.Path, err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := im.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.store.All(); len(got) != len(c) {
+		t.Errorf("%d paths arrived, want %d", len(got), len(c))
+	}
+	if program := s.Describe(); !strings.Contains(program, "2.4") {
+		t.Errorf("server described as %s", program)
+	}
+}
+
 // TestHostileAnswers feeds answers that the protocol does not allow.
 func TestHostileAnswers(t *testing.T) {
 	p := nixtest.Chain(1).Top()

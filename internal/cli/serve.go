@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -112,7 +114,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	if err != nil {
 		return err
 	}
-	if choice.ThroughNix && r.write {
+	if choice.ThroughNix && r.write && r.trust {
 		return becomeNixStore(choice.URI)
 	}
 	check := func(*nix.PathInfo) error { return nil }
@@ -194,6 +196,53 @@ func (b *backend) Hold(ctx context.Context, paths []nix.StorePath) error {
 }
 
 // Import implements remote.Backend.
-func (b *backend) Import(context.Context) (remote.Importer, error) {
-	return b.local.takeWriter(), nil
+func (b *backend) Import(ctx context.Context) (remote.Importer, error) {
+	if b.local.nix == nil {
+		return b.local.takeWriter(), nil
+	}
+	lane, err := b.local.nix.OpenLane(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &nixImporter{lane: lane}, nil
+}
+
+// A nixImporter hands paths, which the server has checked, to the Nix that is here.
+type nixImporter struct {
+	lane    *remote.Lane
+	pending sync.WaitGroup // adds that are not decided
+}
+
+// Add implements remote.Importer.
+func (im *nixImporter) Add(ctx context.Context, info *nix.PathInfo, nar io.Reader, done func(error)) error {
+	im.pending.Add(1)
+	return im.lane.Add(ctx, info, sizedNAR{nar, info.NARSize}, func(err error) {
+		done(err)
+		im.pending.Done()
+	})
+}
+
+// Flush implements remote.Importer.
+func (im *nixImporter) Flush(context.Context) error {
+	err := im.lane.Flush()
+	im.pending.Wait()
+	return err
+}
+
+// Close implements remote.Importer.
+func (im *nixImporter) Close() error { return im.Flush(context.Background()) }
+
+// A sizedNAR is a NAR at the head of a stream that goes on behind it.
+type sizedNAR struct {
+	r    io.Reader
+	size int64
+}
+
+// WriteTo implements io.WriterTo.
+func (n sizedNAR) WriteTo(w io.Writer) (int64, error) {
+	written, err := io.CopyN(w, n.r, n.size)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return written, err
 }
