@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	defaultBatchPaths = 500
-	defaultBatchBytes = 128 << 20
+	defaultBatchPaths = 1000
+	defaultBatchBytes = 256 << 20
 	defaultWorkers    = 4
 
 	smallNAR     = 256 << 10 // bytes; such are read as a whole and unpacked by a worker
