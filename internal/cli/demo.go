@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -134,7 +133,7 @@ func demoName(tree string) string {
 func demoTrees() ([]string, error) {
 	const most = 12
 	for _, pattern := range []string{
-		filepath.Join(runtime.GOROOT(), "src/*"), "/usr/local/go/src/*", "/usr/share/perl*/*", "/usr/lib/python3*/*", "/usr/share/*", "/etc/*",
+		"/usr/local/go/src/*", "/usr/lib/go*/src/*", "/usr/share/perl*/*", "/usr/lib/python3*/*", "/usr/share/*", "/etc/*",
 	} {
 		matches, err := filepath.Glob(pattern)
 		if err != nil {
