@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,27 +24,36 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "copy-closure-test"), nil
 }
 
-// cached returns the closure of that name from the cache, or makes it: fill
-// puts trees, named as the store paths they will be, into DIR/contents and
-// returns what they are, references first. Processes that want the same
-// closure wait for the one that makes it.
-func cached(name string, fill func(dir string) ([]Object, error)) (*cachedClosure, error) {
+// lockCache returns the place in the cache for something of that name, which
+// may be there already, and keeps other processes from making it until the
+// returned file is closed.
+func lockCache(name string) (dir string, lock *os.File, err error) {
 	cache, err := CacheDir()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, name+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	lock, err = os.OpenFile(filepath.Join(cache, name+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", nil, errors.Join(err, lock.Close())
+	}
+	return filepath.Join(cache, name), lock, nil
+}
+
+// cached returns the closure of that name from the cache, or makes it: fill
+// puts trees, named as the store paths they will be, into DIR/contents and
+// returns what they are, references first.
+func cached(name string, fill func(dir string) ([]Object, error)) (*cachedClosure, error) {
+	dir, lock, err := lockCache(name)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, err
-	}
-	dir := filepath.Join(cache, name)
 	objects, err := readObjects(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		objects, err = fillCache(dir, fill)
@@ -83,4 +93,41 @@ func readObjects(dir string) ([]Object, error) {
 	}
 	var objects []Object
 	return objects, json.Unmarshal(data, &objects)
+}
+
+// TinyDatabase returns a store that has the database of a [TinyClosure] and no
+// files: for questions that only the database is asked. The store is kept in
+// [CacheDir] and shared; it is only to be read.
+func TinyDatabase(ctx context.Context, n int) (*Store, *Closure, error) {
+	objects := make([]Object, n)
+	for i := range objects {
+		tinyObject(objects, i)
+	}
+	dir, lock, err := lockCache(fmt.Sprintf("database-%d", n))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer lock.Close()
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		err = fillDatabase(ctx, dir, objects)
+		if err != nil {
+			return nil, nil, fmt.Errorf("database of %d paths: %w", n, err)
+		}
+	}
+	return &Store{Root: dir}, newClosure(objects), nil
+}
+
+func fillDatabase(ctx context.Context, dir string, objects []Object) error {
+	fresh := dir + ".new"
+	if err := RemoveAll(fresh); err != nil {
+		return err
+	}
+	s, err := NewStore(ctx, fresh)
+	if err != nil {
+		return err
+	}
+	if err := s.register(ctx, objects); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dir)
 }

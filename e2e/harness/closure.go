@@ -112,16 +112,6 @@ func TinyClosure(ctx context.Context, s *Store, n int) (*Closure, error) {
 	return newClosure(objects), s.register(ctx, objects)
 }
 
-// TinyDatabase is TinyClosure without the files: for questions that only the
-// database is asked.
-func TinyDatabase(ctx context.Context, s *Store, n int) (*Closure, error) {
-	objects := make([]Object, n)
-	for i := range objects {
-		tinyObject(objects, i)
-	}
-	return newClosure(objects), s.register(ctx, objects)
-}
-
 // tinyObject fills in the object i and returns the contents of its file, which
 // are what Nix scans for: the hash parts of its references.
 func tinyObject(objects []Object, i int) []byte {

@@ -60,6 +60,21 @@ func TestTinyClosure(t *testing.T) {
 	}
 }
 
+func TestTinyDatabase(t *testing.T) {
+	harness.Need(t, "nix-store", "nix")
+	t.Setenv("COPY_CLOSURE_TEST_CACHE", t.TempDir())
+	for range 2 { // the second is taken from the cache
+		s, c, err := harness.TinyDatabase(t.Context(), 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := s.Nix(t.Context(), nil, "nix-store", "-qR", c.Prefix(5).Roots[0])
+		if got := len(strings.Fields(out)); err != nil || got != 5 {
+			t.Errorf("closure of the first five: %d paths, %v", got, err)
+		}
+	}
+}
+
 func TestBigFile(t *testing.T) {
 	s := newStore(t)
 	c, err := harness.BigFile(t.Context(), s, 1<<20)
