@@ -259,6 +259,41 @@ func TestWalk(t *testing.T) {
 	}
 }
 
+// An outputSource knows one derivation's output.
+type outputSource struct {
+	memorySource
+	drv, out nix.StorePath
+}
+
+func (s outputSource) ValidOutputs(_ context.Context, derivations []nix.StorePath) ([]nix.StorePath, error) {
+	if slices.Contains(derivations, s.drv) {
+		return []nix.StorePath{s.out}, nil
+	}
+	return nil, nil
+}
+
+func TestWalkOutputs(t *testing.T) {
+	drv, out := nixtest.Derivation("tool", nixtest.Node{Content: "output"})
+	c := nixtest.Chain(2)
+	source := outputSource{memorySource{nixtest.NewStore(append(c, drv, out)...)}, drv.Info.Path, out.Info.Path}
+	roots := []nix.StorePath{drv.Info.Path, c.Top()}
+	for name, test := range map[string]struct {
+		walk func(context.Context, closure.Source, []nix.StorePath) (*closure.Closure, error)
+		want int
+	}{
+		"without": {closure.Walk, 3},
+		"with":    {closure.WalkOutputs, 4},
+	} {
+		all, err := test.walk(t.Context(), source, roots)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all.Paths) != test.want || !slices.Equal(all.Roots, roots) {
+			t.Errorf("%s outputs: %d paths with roots %v, want %d", name, len(all.Paths), all.Roots, test.want)
+		}
+	}
+}
+
 func TestWalkMissing(t *testing.T) {
 	c := nixtest.Chain(5)
 	store := nixtest.NewStore(c...)

@@ -32,6 +32,12 @@ type ClosurePathSource interface {
 	ClosurePaths(ctx context.Context, roots []nix.StorePath) ([]nix.StorePath, error)
 }
 
+// An OutputSource knows the outputs of derivations.
+type OutputSource interface {
+	// ValidOutputs returns those outputs of derivations that are valid.
+	ValidOutputs(ctx context.Context, derivations []nix.StorePath) ([]nix.StorePath, error)
+}
+
 // A Holder keeps paths from garbage collection until it is closed.
 type Holder interface {
 	// Hold need not wait: an error may show in a later call.

@@ -40,6 +40,38 @@ func Walk(ctx context.Context, src Source, roots []nix.StorePath) (*Closure, err
 	return c, c.checkRoots()
 }
 
+// WalkOutputs is Walk where the valid outputs of derivations belong to the closure,
+// too. They do in the answers of a ClosurePathSource that was told so.
+func WalkOutputs(ctx context.Context, src Source, roots []nix.StorePath) (*Closure, error) {
+	c, err := Walk(ctx, src, roots)
+	outputs, ok := src.(OutputSource)
+	for err == nil && ok {
+		var found []nix.StorePath
+		if found, err = outputs.ValidOutputs(ctx, derivations(c.Paths)); err != nil {
+			return nil, err
+		}
+		if found = without(found, c.Paths); len(found) == 0 {
+			break
+		}
+		c, err = Walk(ctx, src, append(found, c.Roots...))
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Roots = roots
+	return c, nil
+}
+
+func derivations(paths []nix.StorePath) []nix.StorePath {
+	var drvs []nix.StorePath
+	for _, p := range paths {
+		if p.IsDerivation() {
+			drvs = append(drvs, p)
+		}
+	}
+	return drvs
+}
+
 // learn adds paths and what is known of them.
 func (c *Closure) learn(infos []*nix.PathInfo) {
 	for _, info := range infos {

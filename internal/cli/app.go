@@ -31,14 +31,13 @@ const (
 	memoryLimit = 40 << 20 // bytes
 )
 
-// processors is how many of the machine's processors our own code uses at once. The
-// others are for those beside us: SSH, the kernel's writing back, and the sessions
-// of the same copy. On two processors one each makes a copy a fifth faster.
-func processors() int { return (runtime.NumCPU() + 1) / 2 }
+// leaveProcessors keeps half of the machine's processors for those who work beside
+// us: SSH, the kernel's writing back, and the other sessions of the same copy. On two
+// processors one each makes a push a fifth faster.
+func leaveProcessors() { runtime.GOMAXPROCS((runtime.NumCPU() + 1) / 2) }
 
 // Main runs the command line and returns the exit code.
 func Main(args []string) int {
-	runtime.GOMAXPROCS(processors())
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := untilSignal(context.Background())

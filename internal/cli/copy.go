@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
 	"github.com/copy-closure/copy-closure/internal/ui"
 )
@@ -74,16 +75,21 @@ func (r *copyRun) purpose(otherwise purpose) purpose {
 
 // doPush walks here, and then connects.
 func (r *copyRun) doPush(ctx context.Context) (err error) {
+	leaveProcessors()
 	local, err := r.openLocal(ctx, r.store, r.purpose(toRead))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
+	if s, ok := local.source.(serveSource); ok {
+		s.outputs = r.outputs
+		local.source = s
+	}
 	roots, err := local.resolve(ctx, r.args)
 	if err != nil {
 		return err
 	}
-	all, err := closure.Walk(ctx, local.source, roots)
+	all, err := r.walk(ctx, local.source, roots)
 	if err != nil {
 		return &notInSourceError{err}
 	}
@@ -113,11 +119,18 @@ func (r *copyRun) doPull(ctx context.Context) (err error) {
 		return err
 	}
 	source := serveSource{far.Store, r.outputs}
-	all, err := closure.Walk(ctx, source, roots)
+	all, err := r.walk(ctx, source, roots)
 	if err != nil {
 		return &notInSourceError{err}
 	}
 	return r.transfer(ctx, all, ends{source, local.target, local, local, far})
+}
+
+func (r *copyRun) walk(ctx context.Context, source closure.Source, roots []nix.StorePath) (*closure.Closure, error) {
+	if r.outputs {
+		return closure.WalkOutputs(ctx, source, roots)
+	}
+	return closure.Walk(ctx, source, roots)
 }
 
 // ends are the two stores of a copy in their roles.

@@ -106,6 +106,7 @@ func (p *program) runAsNixStore(ctx context.Context, args []string) error {
 
 // serve answers one client.
 func (p *program) serve(ctx context.Context, r serveRequest) error {
+	leaveProcessors()
 	why := toRead
 	if r.write {
 		why = toWrite

@@ -59,6 +59,9 @@ func (p *program) openDirect(ctx context.Context, c localstore.Config, why purpo
 	if why == toLook && errors.Is(err, localstore.ErrNoStore) {
 		return &localEnd{source: emptySource{}, target: emptyTarget{}}, nil
 	}
+	if errors.Is(err, localstore.ErrReadOnly) {
+		return nil, fmt.Errorf("%w; --store /DIR uses one of your own", err)
+	}
 	if err != nil {
 		return nil, err
 	}
