@@ -32,8 +32,8 @@ const (
 )
 
 // leaveProcessors keeps half of the machine's processors for those who work beside
-// us: SSH, the kernel's writing back, and the other sessions of the same copy. On two
-// processors one each makes a push a fifth faster.
+// us: SSH, the kernel's writing back, and the other sessions of the same copy; with
+// all of them, much time went into handing work from one to the other.
 func leaveProcessors() { runtime.GOMAXPROCS((runtime.NumCPU() + 1) / 2) }
 
 // Main runs the command line and returns the exit code.
