@@ -110,7 +110,10 @@ type ExitError struct {
 	Stderr  string // the last 8 KiB of what it wrote there, fit for a terminal
 }
 
-func (e *ExitError) Error() string {
+func (e *ExitError) Error() string { return shorten(e.Command) + ": " + e.Reason() }
+
+// Reason tells how the command ended, without the command.
+func (e *ExitError) Reason() string {
 	how := fmt.Sprintf("exit status %d", e.Status)
 	switch {
 	case e.Signal != "":
@@ -121,7 +124,7 @@ func (e *ExitError) Error() string {
 	if last := lastLine(e.Stderr); last != "" {
 		how += ": " + last
 	}
-	return fmt.Sprintf("%s: %s", shorten(e.Command), how)
+	return how
 }
 
 // An UnsupportedError says that the built-in client was asked for, or is all there

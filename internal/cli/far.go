@@ -100,8 +100,19 @@ func (s *abortableSession) Abort() { s.cancel(errAborted) }
 // Close releases the session's context once its program has ended.
 func (s *abortableSession) Close() error {
 	defer s.cancel(errAborted)
-	return s.Session.Close()
+	err := s.Session.Close()
+	var exit *transport.ExitError
+	if errors.As(err, &exit) {
+		return &lastWords{exit}
+	}
+	return err
 }
+
+// lastWords tell how a far end went, without the long command that started it.
+type lastWords struct{ exit *transport.ExitError }
+
+func (e *lastWords) Error() string { return e.exit.Reason() }
+func (e *lastWords) Unwrap() error { return e.exit }
 
 func startAbortable(ctx context.Context, start func(context.Context) (*transport.Session, error)) (io.ReadWriteCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
