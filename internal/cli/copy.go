@@ -144,6 +144,9 @@ type ends struct {
 
 // transfer negotiates, copies and roots, in this order, and prints the result.
 func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) error {
+	if _, able := e.target.(closure.SubstitutingTarget); r.terms.Substitute && !able {
+		r.log.Warn("--use-substitutes has no effect here: a store of our own takes nothing from caches")
+	}
 	plan, err := closure.Negotiate(ctx, all, e.source, e.target, r.terms)
 	if err != nil {
 		return err
