@@ -23,6 +23,9 @@ func TestStock(t *testing.T) { runScripts(t, "testdata/stock", "") }
 // TestScript runs the scripts about copy-closure.
 func TestScript(t *testing.T) { runScripts(t, "testdata/script", buildProduct(t)) }
 
+// TestTiming runs the scripts that measure, when the others are done.
+func TestTiming(t *testing.T) { runScripts(t, "testdata/timing", buildProduct(t)) }
+
 func runScripts(t *testing.T, dir, product string) {
 	harness.Need(t, "ssh", "sshd", "nix-store", "nix", "nix-copy-closure")
 	testscript.Run(t, testscript.Params{
