@@ -47,11 +47,17 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 	for range c.wanted {
 		lanes.Go(func() { c.runLane(ctx) })
 	}
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		lanes.Wait()
+		c.finish(ctx)
+	}()
 	err := c.schedule.wait()
 	if err != nil {
 		cancel(err)
 	}
-	lanes.Wait()
+	<-finished
 	return c.verdict(err)
 }
 
@@ -74,6 +80,18 @@ func (c *copying) verdict(err error) error {
 		return nil
 	}
 	return c.schedule.wait()
+}
+
+// finish has the destination decide what it has put off, after the last path was
+// added.
+func (c *copying) finish(ctx context.Context) {
+	f, ok := c.dst.(Finisher)
+	if !ok || ctx.Err() != nil {
+		return
+	}
+	if err := f.Finish(ctx); err != nil {
+		c.schedule.fail(err)
+	}
 }
 
 // A lane is a way from the source to the destination.

@@ -87,6 +87,13 @@ type SubstitutingTarget interface {
 	Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
 }
 
+// A Finisher is a target that may put off paths whose references, or locks, it waits
+// for.
+type Finisher interface {
+	// Finish returns when done was called for every path that was added.
+	Finish(ctx context.Context) error
+}
+
 // A TargetLane takes paths one after another.
 type TargetLane interface {
 	// Add takes one path. It returns when nar is used up; done is called once, then

@@ -117,6 +117,10 @@ func (t directTarget) OpenLane(ctx context.Context) (closure.TargetLane, error) 
 	return directTargetLane{t.writer}, nil
 }
 
+// Finish implements closure.Finisher: paths whose locks other processes have are
+// waited for.
+func (t directTarget) Finish(ctx context.Context) error { return t.writer.Flush(ctx) }
+
 type directTargetLane struct{ writer *localstore.Import }
 
 // Add implements closure.TargetLane.
