@@ -34,7 +34,7 @@ func (s *Store) SetProfile(ctx context.Context, profile string, p nix.StorePath)
 	if err != nil {
 		return 0, fmt.Errorf("set profile %s to %s: %w", profile, p, err)
 	}
-	return number, nil
+	return number, s.outlastCollector(ctx)
 }
 
 func (s *Store) setProfile(ctx context.Context, profile string, p nix.StorePath) (number int, err error) {

@@ -29,7 +29,7 @@ func (s *Store) AddRoot(ctx context.Context, link string, p nix.StorePath) error
 	if err := s.linkRoot(link, p); err != nil {
 		return fmt.Errorf("add root %s for %s: %w", link, p, err)
 	}
-	return nil
+	return s.outlastCollector(ctx)
 }
 
 // prepareRoot holds a path that must be valid. A garbage collection under way

@@ -90,6 +90,17 @@ func (s *Store) hold(ctx context.Context, paths []nix.StorePath) error {
 	return err
 }
 
+// outlastCollector waits for a garbage collection that is under way. One that has
+// looked for roots before a new one was made must have seen our temporary roots.
+func (s *Store) outlastCollector(ctx context.Context) error {
+	gcLock, err := os.OpenFile(s.config.state("gc.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer gcLock.Close()
+	return flock(ctx, gcLock, unix.LOCK_SH)
+}
+
 // createTempRoots makes and locks the file of our roots. Its name must begin with
 // our number; that alone is taken if another store of this process has it, or a
 // process in another container.
