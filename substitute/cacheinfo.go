@@ -1,0 +1,62 @@
+package substitute
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// CacheInfoName is the name of the file that describes a cache.
+const CacheInfoName = "nix-cache-info"
+
+// CacheInfo describes a cache.
+type CacheInfo struct {
+	StoreDir      nix.StoreDir
+	WantMassQuery bool // it may be asked about many paths
+	Priority      int  // a lower number is asked first
+}
+
+// defaultPriority is that of a cache that does not say, as in Nix.
+const defaultPriority = 0
+
+// ParseCacheInfo reads nix-cache-info; keys that are not known are passed over. It
+// is an error if the cache is for another store directory than dir.
+func ParseCacheInfo(dir nix.StoreDir, text []byte) (CacheInfo, error) {
+	info := CacheInfo{StoreDir: dir, Priority: defaultPriority}
+	named := false
+	for _, line := range strings.Split(string(text), "\n") {
+		key, value, ok := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case !ok:
+		case key == "StoreDir":
+			named = true
+			if value != string(dir) {
+				return info, fmt.Errorf("it is a cache for %.100q, not for %s", value, dir)
+			}
+		case key == "WantMassQuery":
+			info.WantMassQuery = value == "1"
+		case key == "Priority":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				return info, fmt.Errorf("Priority: %.40q is not a number", value)
+			}
+			info.Priority = n
+		}
+	}
+	if !named {
+		return info, fmt.Errorf("its %s names no StoreDir: this is no binary cache", CacheInfoName)
+	}
+	return info, nil
+}
+
+// Text returns info as the file's contents.
+func (info CacheInfo) Text() string {
+	mass := "0"
+	if info.WantMassQuery {
+		mass = "1"
+	}
+	return fmt.Sprintf("StoreDir: %s\nWantMassQuery: %s\nPriority: %d\n", info.StoreDir, mass, info.Priority)
+}
