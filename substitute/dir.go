@@ -1,0 +1,129 @@
+package substitute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Dir is a cache in a directory of this machine, file://. The directory is made by
+// the first Put.
+type Dir string
+
+// String implements Files.
+func (d Dir) String() string { return "file://" + string(d) }
+
+// path is where the file with that name lies; the name may not lead elsewhere.
+func (d Dir) path(name string) (string, error) {
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("%s: %.200q is not the name of a file in a cache", d, name)
+	}
+	return filepath.Join(string(d), name), nil
+}
+
+// Open implements Files.
+func (d Dir) Open(_ context.Context, name string, offset int64) (io.ReadCloser, error) {
+	path, err := d.path(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Put implements WritableFiles: the contents are written beside their place, brought
+// to the disk, and renamed.
+func (d Dir) Put(ctx context.Context, name string, contents io.Reader, size int64) (err error) {
+	path, err := d.path(name)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), temporaryPrefix+"*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("%s: %w", path, err), os.Remove(f.Name()))
+		}
+	}()
+	if err := fill(ctx, f, contents, size); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// temporaryPrefix marks files that are being written, and those that a killed process
+// has left. No name in a cache begins with it.
+const temporaryPrefix = ".copy-closure-"
+
+// fill writes contents to a file that all may read.
+func fill(ctx context.Context, f *os.File, contents io.Reader, size int64) error {
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer stop()
+	n, err := io.Copy(f, contents)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	case n != size:
+		return fmt.Errorf("%d bytes were written, expected %d", n, size)
+	}
+	return errors.Join(f.Chmod(0o644), f.Sync())
+}
+
+// List implements WritableFiles.
+func (d Dir) List(_ context.Context, prefix string) (map[string]int64, error) {
+	entries, err := os.ReadDir(filepath.Join(string(d), prefix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	files := make(map[string]int64)
+	for _, entry := range entries {
+		if entry.IsDir() || strings.HasPrefix(entry.Name(), temporaryPrefix) {
+			continue
+		}
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // somebody else's temporary file, or deleted just now
+		}
+		if err != nil {
+			return nil, err
+		}
+		files[prefix+entry.Name()] = info.Size()
+	}
+	return files, nil
+}
+
+// Remove implements WritableFiles.
+func (d Dir) Remove(_ context.Context, name string) error {
+	path, err := d.path(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package substitute_test
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/copy-closure/copy-closure/substitute"
+)
+
+func TestDir(t *testing.T) {
+	ctx, root := t.Context(), filepath.Join(t.TempDir(), "cache")
+	d := substitute.Dir(root)
+	if err := d.Put(ctx, "nar/a.nar", strings.NewReader("contents"), 8); err != nil {
+		t.Fatal(err)
+	}
+	f, err := d.Open(ctx, "nar/a.nar", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, _ := io.ReadAll(f); string(got) != "tents" {
+		t.Errorf("from the third byte on it holds %q", got)
+	}
+	files, err := d.List(ctx, "nar/")
+	if diff := cmp.Diff(map[string]int64{"nar/a.nar": 8}, files); diff != "" || err != nil {
+		t.Errorf("list: %v %s", err, diff)
+	}
+	for range 2 {
+		if err := d.Remove(ctx, "nar/a.nar"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := d.Open(ctx, "nar/a.nar", 0); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("removed file: %v", err)
+	}
+}
+
+func TestDirShortContents(t *testing.T) {
+	ctx, root := t.Context(), t.TempDir()
+	d := substitute.Dir(root)
+	if err := d.Put(ctx, "nar/a.nar", strings.NewReader("cont"), 8); err == nil {
+		t.Error("four bytes of eight are taken")
+	}
+	if left, _ := os.ReadDir(filepath.Join(root, "nar")); len(left) > 0 {
+		t.Errorf("%s is left", left[0].Name())
+	}
+}
+
+func TestDirStaysInside(t *testing.T) {
+	d := substitute.Dir(t.TempDir())
+	for _, name := range []string{"../a", "/etc/passwd", "nar/../../a", ""} {
+		if _, err := d.Open(t.Context(), name, 0); err == nil || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,30 @@
+package substitute
+
+import (
+	"context"
+	"io"
+)
+
+// Files are the files of a cache, wherever they lie, by their names relative to
+// its root: "nix-cache-info", "nar/….nar.zst". Methods may be called concurrently.
+type Files interface {
+	// Open returns a file's contents from offset on. The error wraps fs.ErrNotExist
+	// if there is no such file.
+	Open(ctx context.Context, name string, offset int64) (io.ReadCloser, error)
+	// String is the cache's URL, for people; it holds no password.
+	String() string
+}
+
+// WritableFiles can be changed, too.
+type WritableFiles interface {
+	Files
+	// Put makes the file or replaces it. Readers find the old contents or the new
+	// ones, never a part. size is that of contents in bytes.
+	Put(ctx context.Context, name string, contents io.Reader, size int64) error
+	// List returns the names, and sizes in bytes, of the files whose names begin with
+	// prefix: "" for those beside nix-cache-info, or a directory with its slash. Other
+	// directories are left out.
+	List(ctx context.Context, prefix string) (map[string]int64, error)
+	// Remove deletes a file; one that is not there is no error.
+	Remove(ctx context.Context, name string) error
+}
