@@ -26,16 +26,6 @@ func TestScript(t *testing.T) { runScripts(t, "testdata/script", buildProduct(t)
 // TestTiming runs the scripts that measure, when the others are done.
 func TestTiming(t *testing.T) { runScripts(t, "testdata/timing", buildProduct(t)) }
 
-// TestStress runs scripts that race with a collector of a real Nix, which may look
-// for roots before ours is made and for temporary roots after we have gone. They
-// run where $COPY_CLOSURE_STRESS is set.
-func TestStress(t *testing.T) {
-	if os.Getenv("COPY_CLOSURE_STRESS") == "" {
-		t.Skip("COPY_CLOSURE_STRESS is not set")
-	}
-	runScripts(t, "testdata/stress", buildProduct(t))
-}
-
 func runScripts(t *testing.T, dir, product string) {
 	harness.Need(t, "ssh", "sshd", "nix-store", "nix", "nix-copy-closure")
 	testscript.Run(t, testscript.Params{

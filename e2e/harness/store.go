@@ -89,6 +89,8 @@ var verifySteps = map[string]bool{
 	"checking path existence...": true,
 	"checking link hashes...":    true,
 	"checking store hashes...":   true,
+	// Beside a garbage collection.
+	"waiting for the big garbage collector lock...": true,
 	// Of a store that has no configuration of its own.
 	"warning: the group 'nixbld' specified in 'build-users-group' does not exist": true,
 }

@@ -83,6 +83,19 @@ func (f *farEnd) checkRoots(ctx context.Context, q rootRequest) error {
 }
 
 func (f *farEnd) makeRoots(ctx context.Context, q rootRequest, paths []nix.StorePath, result *copyResult) error {
+	if q.empty() {
+		return nil
+	}
+	if err := f.linkRoots(ctx, q, paths, result); err != nil || f.ours() {
+		return err
+	}
+	// A collection that looked for roots before there were links, and has not looked
+	// at temporary roots yet, would find neither if we went now: it is told once more.
+	_, err := f.Store.ValidPaths(ctx, paths, true, false)
+	return err
+}
+
+func (f *farEnd) linkRoots(ctx context.Context, q rootRequest, paths []nix.StorePath, result *copyResult) error {
 	for i, link := range q.links {
 		if err := f.rootCommand(ctx, f.addRootCommand(link, paths[i])); err != nil {
 			return fmt.Errorf("add root %s for %s: %w", link, paths[i], err)
