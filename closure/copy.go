@@ -3,13 +3,11 @@ package closure
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 
 	"golang.org/x/time/rate"
 
-	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
 )
 
@@ -220,9 +218,4 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 func isConsequence(err error) bool {
 	var c interface{ Consequence() bool }
 	return errors.Is(err, context.Canceled) || errors.As(err, &c) && c.Consequence()
-}
-
-// pathError says at which path a NAR went wrong.
-func pathError(info *nix.PathInfo, err error) error {
-	return fmt.Errorf("%s: %w", info.Path, err)
 }

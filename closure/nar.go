@@ -3,6 +3,7 @@ package closure
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"hash"
 	"io"
 
@@ -32,7 +33,7 @@ func (n *checkedNAR) WriteTo(w io.Writer) (int64, error) {
 	var sum [sha256.Size]byte
 	out.hash.Sum(sum[:0])
 	if err := n.info.CheckNAR(nix.SHA256Hash(sum), out.size); err != nil {
-		return out.size, pathError(n.info, err)
+		return out.size, fmt.Errorf("%s: %w", n.info.Path, err)
 	}
 	return out.size, nil
 }
