@@ -72,6 +72,9 @@ func derivations(paths []nix.StorePath) []nix.StorePath {
 	return drvs
 }
 
+// Info returns what is known of a path of the closure, or nil.
+func (c *Closure) Info(p nix.StorePath) *nix.PathInfo { return c.infos[p] }
+
 // learn adds paths and what is known of them.
 func (c *Closure) learn(infos []*nix.PathInfo) {
 	for _, info := range infos {

@@ -153,6 +153,7 @@ func (p *program) app() *cli.App {
 		Flags:                     copyFlags(),
 		Action:                    func(c *cli.Context) error { return p.copyCommand(c, false) },
 		Commands: []*cli.Command{
+			p.planCommand(),
 			p.serveCommand(),
 			p.storeCommand(),
 			p.demoCommand(),

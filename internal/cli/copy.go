@@ -28,16 +28,21 @@ func (p *program) copyCommand(c *cli.Context, compatible bool) error {
 	if err != nil {
 		return err
 	}
+	return p.runCopy(c.Context, request)
+}
+
+// runCopy copies, or plans a copy, and says in its error which.
+func (p *program) runCopy(ctx context.Context, request *copyRequest) (err error) {
 	r := &copyRun{program: p, copyRequest: request, started: time.Now()}
 	if r.pull {
-		err = r.doPull(c.Context)
+		err = r.doPull(ctx)
 	} else {
-		err = r.doPush(c.Context)
+		err = r.doPush(ctx)
 	}
 	if err == nil {
 		return nil
 	}
-	if errors.Is(context.Cause(c.Context), errInterrupted) {
+	if errors.Is(context.Cause(ctx), errInterrupted) {
 		return fmt.Errorf("%s %s: %w; what has arrived stays, and the same command sends the rest", r.verb(), r.host.name, errInterrupted)
 	}
 	return fmt.Errorf("%s %s: %w", r.verb(), r.host.name, err)
@@ -154,7 +159,7 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	r.tell(e.far)
 	report := &copyReport{Host: r.host.name, Pull: r.pull, DryRun: r.terms.DryRun, Plan: reportPlan(plan)}
 	if r.terms.DryRun {
-		return r.printDryRun(plan, report)
+		return r.printDryRun(all, plan, report)
 	}
 	if err := r.beforeData(ctx, plan, e); err != nil {
 		return err
@@ -215,7 +220,12 @@ func limiter(bytesPerSecond int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bytesPerSecond), max(bytesPerSecond/10, 4<<10))
 }
 
-func (r *copyRun) printDryRun(plan *closure.Plan, report *copyReport) error {
+func (r *copyRun) printDryRun(all *closure.Closure, plan *closure.Plan, report *copyReport) error {
+	if r.html != "" {
+		if err := r.writePage(all, plan); err != nil {
+			return err
+		}
+	}
 	if r.json {
 		return printJSON(r.stdout, report)
 	}

@@ -86,12 +86,18 @@ func printPlan(w io.Writer, plan *closure.Plan, verb, host string) {
 	for _, info := range plan.Unknown {
 		fmt.Fprintf(w, "unknown  %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
 	}
-	fmt.Fprintf(w, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)),
+	fmt.Fprintln(w, planSummary(plan, verb, host))
+}
+
+// planSummary is the last line of a dry run.
+func planSummary(plan *closure.Plan, verb, host string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)),
 		ui.Paths(plan.Paths()), host, ui.Bytes(plan.SendBytes()), ui.Count(len(plan.Present)))
 	if n := len(plan.Unknown); n > 0 {
-		fmt.Fprintf(w, ", %s unknown (%s: substituted where a cache has them, else sent)", ui.Count(n), ui.Bytes(plan.UnknownBytes()))
+		fmt.Fprintf(&b, ", %s unknown (%s: substituted where a cache has them, else sent)", ui.Count(n), ui.Bytes(plan.UnknownBytes()))
 	}
-	fmt.Fprintln(w)
+	return b.String()
 }
 
 // truth is the last line of a copy.

@@ -27,6 +27,7 @@ type copyRequest struct {
 	gzip      bool
 	roots     rootRequest
 	json      bool
+	html      string // file for the page of a plan
 	quiet     bool
 }
 
