@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -47,11 +48,12 @@ func (p *program) storeCommand() *cli.Command {
 // A storeRun is one of the store commands under way.
 type storeRun struct {
 	*program
-	ctx   context.Context
-	c     *cli.Context
-	args  []string
-	store *localstore.Store
-	local *localEnd
+	ctx    context.Context
+	c      *cli.Context
+	args   []string
+	store  *localstore.Store
+	local  *localEnd
+	stdout *bufio.Writer // flushed at the end: results may be thousands of lines
 }
 
 func (p *program) runStore(c *cli.Context, name, args string, why purpose, run func(*storeRun) error) (err error) {
@@ -63,8 +65,9 @@ func (p *program) runStore(c *cli.Context, name, args string, why purpose, run f
 		return err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
-	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), store: local.store, local: local}
-	err = run(r)
+	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), store: local.store, local: local,
+		stdout: bufio.NewWriter(p.stdout)}
+	err = errors.Join(run(r), r.stdout.Flush())
 	if errors.Is(err, errArguments) {
 		return usagef("say %s store %s %s", p.name, name, args)
 	}
@@ -251,6 +254,7 @@ func storeVerify(r *storeRun) error {
 		if err != nil {
 			damaged++
 			fmt.Fprintf(r.stdout, "%v\n", err)
+			r.stdout.Flush() // the rest may take long
 		}
 	})
 	if err != nil {
