@@ -67,6 +67,42 @@ var allCases = []benchCase{
 		title: "5,000 tiny paths, ours there: push", source: tiny(5000), ours: true, tools: []tool{us}, memory: true,
 	}.run},
 	{"database", database},
+	{"rebuilt", copyCase{
+		title: "upgrade, references changed, 450 MB, base at both ends: push", source: rebuilt(true), before: &rebuiltBefore, ours: true,
+		tools: []tool{us}, wire: mb / 2,
+	}.run},
+	{"rebuilt-there", copyCase{
+		title: "upgrade, references changed, 450 MB, base there: push", source: rebuilt(false), before: &rebuiltBefore, ours: true,
+		tools: []tool{us}, wire: 3 * mb,
+	}.run},
+	{"rebuilt-slow", copyCase{
+		title: "upgrade, references changed, 450 MB, 20 Mbit/s, 100 ms: push", source: rebuilt(true), before: &rebuiltBefore, ours: true,
+		tools: []tool{us, brief(nixCopyClosure)}, rtt: farAway, rate: slow, atMost: 6 * time.Second,
+	}.run},
+	{"upgraded", copyCase{
+		title: "upgrade of real packages, base at both ends: push", source: upgraded(true), before: &upgradedBefore, ours: true,
+		tools: []tool{us}, patches: 1,
+	}.run},
+	{"upgraded-there", copyCase{
+		title: "upgrade of real packages, base there: push", source: upgraded(false), before: &upgradedBefore, ours: true,
+		tools: []tool{us}, patches: 2.2,
+	}.run},
+	{"fresh-slow", copyCase{
+		title: "50 packages, 157 MB, 20 Mbit/s, 100 ms, ours there: push", source: packages(50, 157*mb), ours: true,
+		tools: []tool{us, tarZstd, brief(nixCopyClosure)}, rtt: farAway, rate: slow, against: tarZstd.name, limit: 1,
+	}.run},
+	{"far-ours", copyCase{
+		title: "50 packages, 157 MB, 100 ms, ours there: push", source: packages(50, 157*mb), ours: true,
+		tools: []tool{us}, rtt: farAway, atMost: 2500 * time.Millisecond,
+	}.run},
+	{"far-small-ours", copyCase{
+		title: "1,500 packages, 770 MB, 100 ms, ours there: push", source: packages(1500, 770*mb), ours: true,
+		tools: []tool{us}, rtt: farAway, atMost: 8 * time.Second,
+	}.run},
+	{"idle-ours", copyCase{
+		title: "5,000 paths, nothing to do, 100 ms, ours there", source: tiny(5000), present: true, ours: true,
+		tools: []tool{us}, rtt: farAway, atMost: 1100 * time.Millisecond,
+	}.run},
 }
 
 func caseNames() []string {
@@ -149,7 +185,7 @@ func countTrips(ctx context.Context, l *lab, n int, pull bool) (float64, error) 
 		}
 		defer removeAll(farStore.Root)
 	}
-	f, err := l.startFar(farStore, c.rtt, false)
+	f, err := l.startFar(farStore, c.link(), false)
 	if err != nil {
 		return 0, err
 	}

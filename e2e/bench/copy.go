@@ -18,8 +18,10 @@ type copyCase struct {
 	tools   []tool
 	rtt     time.Duration
 	pull    bool
-	present bool // the destination has everything already
-	ours    bool // the far end of ours is ours
+	present bool    // the destination has everything already
+	ours    bool    // the far end of ours is ours
+	rate    float64 // bytes a second in each direction; 0: unlimited
+	before  *recipe // what the destination has of an earlier version; nil: nothing
 
 	// What is to be reached, one of: limit times the tool called against,
 	// an absolute time, or the memory that each of our processes may use.
@@ -27,6 +29,8 @@ type copyCase struct {
 	limit   float64
 	atMost  time.Duration
 	memory  bool
+	wire    int64   // bytes through the link, both ways
+	patches float64 // the same, in units of what zstd --patch-from makes of the paths
 }
 
 // A tool copies closures.
@@ -163,6 +167,11 @@ func (c copyCase) run(ctx context.Context, l *lab) ([]row, error) {
 			}
 		}
 	}
+	if c.patches > 0 {
+		if c.wire, err = c.patchLimit(ctx, l, src); err != nil {
+			return nil, err
+		}
+	}
 	c.judge(rows)
 	return rows, nil
 }
@@ -172,8 +181,8 @@ func (c copyCase) addRun(ctx context.Context, l *lab, r *row, tl tool, src *sour
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "  %s: %s\n", tl.name, seconds(d))
-	r.times = append(r.times, d)
+	fmt.Fprintf(os.Stderr, "  %s: %s\n", tl.name, seconds(d.time))
+	r.times, r.wires = append(r.times, d.time), append(r.wires, d.wire)
 	if !tl.ours {
 		return nil
 	}
@@ -203,39 +212,63 @@ func (c copyCase) addBrief(ctx context.Context, l *lab, r *row, tl tool, src *so
 	if err != nil {
 		return err
 	}
-	each := (long - short) / time.Duration(more-few)
-	r.times = []time.Duration{long + each*time.Duration(all-more)}
-	r.extrapolation = fmt.Sprintf("%d paths: %s", more, seconds(long))
+	each := (long.time - short.time) / time.Duration(more-few)
+	r.times = []time.Duration{long.time + each*time.Duration(all-more)}
+	r.extrapolation = fmt.Sprintf("%d paths: %s", more, seconds(long.time))
 	fmt.Fprintf(os.Stderr, "  %s, %s\n", tl.name, r.extrapolation)
 	return nil
 }
 
+// A cost is what one copy took.
+type cost struct {
+	time time.Duration
+	wire int64 // bytes through the link, both ways; 0 without a link
+}
+
 // copyOnce copies to a fresh store on a fresh file system.
-func (c copyCase) copyOnce(ctx context.Context, l *lab, tl tool, src *source, part *harness.Closure) (time.Duration, error) {
+func (c copyCase) copyOnce(ctx context.Context, l *lab, tl tool, src *source, part *harness.Closure) (cost, error) {
 	dir, discard, err := l.fresh(ctx)
 	if err != nil {
-		return 0, err
+		return cost{}, err
 	}
 	defer discard()
 	t := trial{copyCase: &c, closure: part, source: src.store}
 	empty, err := harness.NewStore(ctx, filepath.Join(dir, "store"))
 	if err != nil {
-		return 0, err
+		return cost{}, err
 	}
-	if c.present {
-		if _, err := c.source.fill(ctx, empty); err != nil {
-			return 0, err
-		}
+	if err := c.prepare(ctx, empty); err != nil {
+		return cost{}, err
 	}
 	t.here, t.farStore = src.store, empty
 	if c.pull {
 		t.here, t.farStore = empty, src.store
 	}
-	if t.far, err = l.startFar(t.farStore, c.rtt, c.ours && tl.ours); err != nil {
-		return 0, err
+	if t.far, err = l.startFar(t.farStore, c.link(), c.ours && tl.ours); err != nil {
+		return cost{}, err
 	}
 	defer t.far.close()
-	return tl.time(ctx, l, t)
+	took, err := tl.time(ctx, l, t)
+	return cost{took, t.far.wire()}, err
+}
+
+// prepare puts into the destination what it has before the copy.
+func (c copyCase) prepare(ctx context.Context, s *harness.Store) (err error) {
+	switch {
+	case c.present:
+		_, err = c.source.fill(ctx, s)
+	case c.before != nil:
+		_, err = c.before.fill(ctx, s)
+	}
+	return err
+}
+
+// link is what lies between the two ends, nil for nothing.
+func (c copyCase) link() *harness.Link {
+	if c.rtt == 0 && c.rate == 0 && c.wire == 0 && c.patches == 0 {
+		return nil
+	}
+	return &harness.Link{Delay: c.rtt / 2, Rate: c.rate}
 }
 
 // judge fills in ratios and verdicts; our row is the first.
@@ -249,6 +282,8 @@ func (c copyCase) judge(rows []row) {
 		if ours.near == 0 || ours.far == 0 {
 			ours.verdict = "**not measured**"
 		}
+	case c.wire > 0:
+		ours.setWire("≤ "+c.wireThreshold(), c.wire)
 	case c.atMost > 0:
 		ours.threshold = "≤ " + seconds(c.atMost)
 		ours.verdict = verdict(float64(median), float64(c.atMost))

@@ -165,7 +165,7 @@ type far struct {
 
 // startFar starts a server whose sessions have the store at root as theirs.
 // With ours, they find copy-closure in their PATH, otherwise Nix alone.
-func (l *lab) startFar(store *harness.Store, rtt time.Duration, ours bool) (*far, error) {
+func (l *lab) startFar(store *harness.Store, link *harness.Link, ours bool) (*far, error) {
 	l.number++
 	f := &far{dir: l.file(fmt.Sprintf("sshd-%d", l.number))}
 	if err := os.Mkdir(f.dir, 0o755); err != nil {
@@ -180,16 +180,25 @@ func (l *lab) startFar(store *harness.Store, rtt time.Duration, ours bool) (*far
 		return nil, err
 	}
 	addr := f.sshd.Addr()
-	if rtt > 0 {
+	if link != nil {
 		if f.relay, err = harness.NewRelay(addr); err != nil {
 			f.close()
 			return nil, err
 		}
-		f.relay.SetRoundTrip(rtt)
+		f.relay.Set(harness.Up, *link)
+		f.relay.Set(harness.Down, *link)
 		addr = f.relay.Addr()
 	}
 	f.config, err = f.sshd.ClientConfig(addr)
 	return f, err
+}
+
+// wire returns how many bytes have gone through the link.
+func (f *far) wire() int64 {
+	if f.relay == nil {
+		return 0
+	}
+	return f.relay.Bytes(harness.Up) + f.relay.Bytes(harness.Down)
 }
 
 func (f *far) close() {

@@ -18,7 +18,8 @@ our processes. ≈: run once, with few paths, and extrapolated.
 type row struct {
 	name, tool    string
 	times         []time.Duration
-	value         string // instead of times, for what is not one
+	wires         []int64 // bytes through the link of each run
+	value         string  // instead of times, for what is not one
 	ratio         string
 	threshold     string
 	verdict       string
@@ -29,8 +30,10 @@ type row struct {
 func (r row) markdown() string {
 	median, spread := r.value, ""
 	if len(r.times) > 0 {
-		median = seconds(harness.Median(r.times))
 		spread = seconds(slices.Min(r.times)) + "–" + seconds(slices.Max(r.times))
+		if median == "" {
+			median = seconds(harness.Median(r.times))
+		}
 	}
 	if r.extrapolation != "" {
 		median, spread = "≈ "+median, r.extrapolation
@@ -51,6 +54,16 @@ func (r row) memory() string {
 	}
 	return ""
 }
+
+// setWire makes the bytes through the link the value of a row.
+func (r *row) setWire(threshold string, limit int64) {
+	wires := slices.Sorted(slices.Values(r.wires))
+	median := wires[len(wires)/2]
+	r.value = megabytes(median)
+	r.threshold, r.verdict = threshold, verdict(float64(median), float64(limit))
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.2f MB", float64(n)/1e6) }
 
 func seconds(d time.Duration) string {
 	if d < time.Second {

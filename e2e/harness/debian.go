@@ -161,7 +161,7 @@ func downloadPackages(ctx context.Context, dir string, packages []debianPackage)
 	// here.
 	args := []string{"-q", "-o", "APT::Sandbox::User=root", "download", "--"}
 	for _, p := range packages {
-		args = append(args, p.name)
+		args = append(args, p.name+"="+p.version)
 	}
 	cmd := exec.CommandContext(ctx, "apt-get", args...)
 	cmd.Dir = dir
