@@ -28,15 +28,16 @@ const (
 // A conn is one session with a far end: requests go out without waiting for the
 // answers to those before, and answers come back in the same order.
 type conn struct {
-	stream io.ReadWriteCloser
-	dir    nix.StoreDir
-	log    *slog.Logger
+	stream  io.ReadWriteCloser
+	dialect dialect
+	dir     nix.StoreDir
+	log     *slog.Logger
 
 	writing sync.Mutex // held while one request is written
 	w       *wire.Writer
 
 	queue   callQueue
-	greeted chan struct{} // closed when version and prelude are known
+	greeted chan struct{} // closed when version and prelude are known, and requests may follow
 	version uint64
 	prelude prelude
 
@@ -47,6 +48,22 @@ type conn struct {
 	err     error                 // why it went; set before ended is closed
 }
 
+// A dialect is how sessions of a protocol begin.
+type dialect interface {
+	name() string
+	// hello writes what the client says without waiting.
+	hello(w *wire.Writer)
+	// greet reads the far end's greeting. It sets the conn's prelude and version,
+	// and closes greeted.
+	greet(c *conn, r *wire.Reader) error
+}
+
+// A refusal is an answer: the far end says why it could not do what it was asked,
+// and goes on with the next request.
+type refusal struct{ err error }
+
+func (e *refusal) Error() string { return e.err.Error() }
+
 // A call is a request whose answer is awaited.
 type call struct {
 	what string                     // for errors: "add /nix/store/…"
@@ -55,9 +72,10 @@ type call struct {
 }
 
 // newConn greets the far end, without waiting for its greeting, and starts reading.
-func newConn(stream io.ReadWriteCloser, dir nix.StoreDir, log *slog.Logger) *conn {
+func newConn(stream io.ReadWriteCloser, d dialect, dir nix.StoreDir, log *slog.Logger) *conn {
 	c := &conn{
 		stream:  stream,
+		dialect: d,
 		dir:     dir,
 		log:     log,
 		w:       wire.NewWriter(stream),
@@ -66,10 +84,29 @@ func newConn(stream io.ReadWriteCloser, dir nix.StoreDir, log *slog.Logger) *con
 		ended:   make(chan struct{}),
 	}
 	c.queue.init()
-	c.w.Uint64(serveMagicClient)
-	c.w.Uint64(serveVersion)
+	d.hello(c.w)
 	go c.readAnswers()
 	return c
+}
+
+// greet waits for the far end's greeting.
+func (c *conn) greet(ctx context.Context) error {
+	select {
+	case <-c.greeted:
+		return nil
+	default:
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	select {
+	case <-c.greeted:
+		return nil
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // send queues a call and writes its request. It returns when the request is
@@ -145,7 +182,7 @@ func (c *conn) readAnswers() {
 	defer close(c.ended)
 	r := wire.NewReader(c.stream)
 	blamed := false // a call had the error that ended the session
-	if err := c.readGreeting(r); err != nil {
+	if err := c.dialect.greet(c, r); err != nil {
 		c.err = c.explain(err)
 	}
 	for c.err == nil {
@@ -156,6 +193,11 @@ func (c *conn) readAnswers() {
 		err := k.read(r)
 		if err == nil {
 			err = r.Err()
+		}
+		var refused *refusal
+		if errors.As(err, &refused) {
+			k.done(fmt.Errorf("%s: %w", k.what, refused.err))
+			continue
 		}
 		if err != nil {
 			c.err = fmt.Errorf("%s: %w", k.what, c.explain(err))

@@ -21,16 +21,25 @@ func (l *Lane) Request(ctx context.Context, info *nix.PathInfo) error {
 	l.mu.Lock()
 	l.pending = append(l.pending, d)
 	l.mu.Unlock()
-	k := &call{
-		what: "receive " + info.Path.String(),
-		read: d.lend,
-		done: func(err error) { d.err = err; close(d.ended) },
-	}
-	return l.c.send(k, true, func(w *wire.Writer) error {
+	return l.dialect.request(ctx, l.c, info, d)
+}
+
+// request implements laneDialect.
+func (s *Store) request(ctx context.Context, c *conn, info *nix.PathInfo, d *Delivery) error {
+	return c.send(d.call(info, d.lend), true, func(w *wire.Writer) error {
 		w.Uint64(cmdDumpStorePath)
 		w.Path(info.Path)
 		return nil
 	})
+}
+
+// call is the request for the NAR, whose answer read reads.
+func (d *Delivery) call(info *nix.PathInfo, read func(*wire.Reader) error) *call {
+	return &call{
+		what: "receive " + info.Path.String(),
+		read: read,
+		done: func(err error) { d.err = err; close(d.ended) },
+	}
 }
 
 // Next waits for the NAR that was requested first and not yet taken. It must be

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -21,10 +22,19 @@ type prelude struct {
 	noise   string // everything else
 }
 
-// readGreeting reads up to the server's magic number and its version.
-func (c *conn) readGreeting(r *wire.Reader) error {
-	var err error
-	if c.prelude, err = readPrelude(r); err != nil {
+// A serveDialect begins sessions of the serve protocol.
+type serveDialect struct{}
+
+func (serveDialect) name() string { return "serve protocol" }
+
+func (serveDialect) hello(w *wire.Writer) {
+	w.Uint64(serveMagicClient)
+	w.Uint64(serveVersion)
+}
+
+// greet reads up to the server's magic number and its version.
+func (d serveDialect) greet(c *conn, r *wire.Reader) error {
+	if err := c.readPrelude(r, serveMagicServer); err != nil {
 		return err
 	}
 	c.version = r.Uint64()
@@ -35,17 +45,32 @@ func (c *conn) readGreeting(r *wire.Reader) error {
 		return &wire.FormatError{Msg: fmt.Sprintf("it speaks version %d.%d of the serve protocol; 2.4 (Nix 2.0) or newer is needed",
 			c.version>>8, c.version&0xff)}
 	}
-	if c.prelude.noise != "" {
-		c.log.Warn("the far end's shell prints text before the program starts; make its start-up files quiet for non-interactive logins",
-			"text", quoteForeign(c.prelude.noise))
-	}
+	c.warnOfNoise()
 	close(c.greeted)
 	return nil
 }
 
-// readPrelude finds the server's magic number behind whatever a login shell prints.
-func readPrelude(r *wire.Reader) (prelude, error) {
-	magic := string(binary.LittleEndian.AppendUint64(nil, serveMagicServer))
+func (c *conn) warnOfNoise() {
+	if c.prelude.noise != "" {
+		c.log.Warn("the far end's shell prints text before the program starts; make its start-up files quiet for non-interactive logins",
+			"text", quoteForeign(c.prelude.noise))
+	}
+}
+
+// readPrelude reads up to the server's magic number.
+func (c *conn) readPrelude(r *wire.Reader, magic uint64) error {
+	var err error
+	c.prelude, err = findMagic(r, magic)
+	var silent *preludeError
+	if errors.As(err, &silent) {
+		silent.protocol = c.dialect.name()
+	}
+	return err
+}
+
+// findMagic finds the server's magic number behind whatever a login shell prints.
+func findMagic(r *wire.Reader, number uint64) (prelude, error) {
+	magic := string(binary.LittleEndian.AppendUint64(nil, number))
 	var p prelude
 	var text []byte
 	for len(text) < maxPrelude {
@@ -83,11 +108,12 @@ const missingProgram = "none"
 
 // A preludeError says that no server ever spoke.
 type preludeError struct {
-	text    string // what came instead
-	endless bool   // and would not stop
-	missing bool   // the start script found no program
-	err     error  // of reading
-	cause   error  // how the far program ended, where it told
+	protocol string // which was expected
+	text     string // what came instead
+	endless  bool   // and would not stop
+	missing  bool   // the start script found no program
+	err      error  // of reading
+	cause    error  // how the far program ended, where it told
 }
 
 func (e *preludeError) Error() string {
@@ -95,7 +121,7 @@ func (e *preludeError) Error() string {
 	case e.missing:
 		return "there is neither copy-closure nor nix-store on the far end, in PATH or the usual profile directories; install one of them there, or say where it is with ?remote-program=PATH"
 	case e.text != "":
-		text := "the far end does not speak Nix's serve protocol; it printed " + quoteForeign(e.text) +
+		text := "the far end does not speak Nix's " + e.protocol + "; it printed " + quoteForeign(e.text) +
 			" (a login banner or shell start-up file may be in the way)"
 		if e.cause != nil {
 			text += "; " + e.cause.Error()

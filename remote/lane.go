@@ -11,28 +11,22 @@ import (
 	"github.com/copy-closure/copy-closure/internal/wire"
 )
 
-// A Lane is one session of a Store, through which NARs go one after another.
+// A Lane is one session of a far store, through which NARs go one after another.
 // One goroutine may add, or one request while another takes.
 type Lane struct {
-	s *Store
-	c *conn
+	c       *conn
+	dialect laneDialect
 
 	mu      sync.Mutex
 	pending []*Delivery // requested, not yet taken
 }
 
-// OpenLane returns a lane: the first uses the session that is there, a further one
-// opens its own. Lanes end with their Store.
-func (s *Store) OpenLane(ctx context.Context) (*Lane, error) {
-	s.mu.Lock()
-	number := s.lanes
-	s.lanes++
-	s.mu.Unlock()
-	c, err := s.session(ctx, number)
-	if err != nil {
-		return nil, err
-	}
-	return &Lane{s: s, c: c}, nil
+// A laneDialect is how paths go through sessions of a protocol.
+type laneDialect interface {
+	// add sends one path; the contract is that of Lane.Add.
+	add(ctx context.Context, c *conn, info *nix.PathInfo, nar io.WriterTo, done func(error)) error
+	// request asks for a path's NAR, which d gets.
+	request(ctx context.Context, c *conn, info *nix.PathInfo, d *Delivery) error
 }
 
 // Add sends one path and returns when its NAR, which nar writes, is handed to the
@@ -40,7 +34,12 @@ func (s *Store) OpenLane(ctx context.Context) (*Lane, error) {
 // the path. References must be valid there, or ahead of the path in this lane.
 // After an error of Add the lane is of no more use.
 func (l *Lane) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, done func(error)) error {
-	if err := l.s.Greet(ctx); err != nil { // its version decides on the request
+	return l.dialect.add(ctx, l.c, info, nar, done)
+}
+
+// add implements laneDialect.
+func (s *Store) add(ctx context.Context, c *conn, info *nix.PathInfo, nar io.WriterTo, done func(error)) error {
+	if err := s.Greet(ctx); err != nil { // its version decides on the request
 		done(err)
 		return err
 	}
@@ -49,8 +48,8 @@ func (l *Lane) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, don
 		read: readAcknowledgement,
 		done: done,
 	}
-	return l.c.send(k, false, func(w *wire.Writer) error {
-		if l.s.first.version < serveAddNAR {
+	return c.send(k, false, func(w *wire.Writer) error {
+		if s.first.version < serveAddNAR {
 			return writeImport(w, info, nar)
 		}
 		writeAdd(w, info)

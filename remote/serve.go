@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -34,125 +32,19 @@ type Options struct {
 // A Store is a store behind sessions of Nix's serve protocol. Its methods may be
 // called concurrently; requests of one session are pipelined.
 type Store struct {
-	dir    nix.StoreDir
-	log    *slog.Logger
-	open   opener
+	*sessions
 	spread int
-	first  *conn
-	rounds atomic.Int64
-
-	mu       sync.Mutex
-	sessions []*session // the first of them is always there
-	lanes    int        // sessions given out as lanes, from the first on
-	closed   bool
 }
-
-// A session is a conn that is opened when it is first needed.
-type session struct {
-	once sync.Once
-	conn *conn
-	err  error
-}
-
-// An opener starts the server of one more session, first or further.
-type opener func(ctx context.Context, further bool) (io.ReadWriteCloser, error)
 
 func newStore(ctx context.Context, open opener, o Options) (*Store, error) {
-	s := &Store{dir: o.StoreDir, log: o.Logger, open: open, spread: max(o.Spread, 1)}
-	if s.dir == "" {
-		s.dir = nix.DefaultStoreDir
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	stream, err := open(ctx, false)
+	all, err := openSessions(ctx, open, serveDialect{}, o)
 	if err != nil {
 		return nil, err
 	}
-	s.first = newConn(stream, s.dir, s.log)
-	s.sessions = []*session{{conn: s.first}}
-	s.sessions[0].once.Do(func() {})
+	s := &Store{sessions: all, spread: max(o.Spread, 1)}
+	s.lanes = s
 	return s, nil
 }
-
-// session returns the session with that number, and opens it if need be.
-func (s *Store) session(ctx context.Context, number int) (*conn, error) {
-	s.mu.Lock()
-	for len(s.sessions) <= number && !s.closed {
-		s.sessions = append(s.sessions, new(session))
-	}
-	if s.closed {
-		s.mu.Unlock()
-		return nil, errClosed
-	}
-	one := s.sessions[number]
-	s.mu.Unlock()
-	one.once.Do(func() {
-		stream, err := s.open(ctx, true)
-		if err != nil {
-			one.err = err
-			return
-		}
-		one.conn = newConn(stream, s.dir, s.log)
-	})
-	return one.conn, one.err
-}
-
-// Greet waits for the far end's greeting, so that an error of starting it is told
-// before anything else is done. Without it the first request does that.
-func (s *Store) Greet(ctx context.Context) error {
-	select {
-	case <-s.first.greeted:
-		return nil
-	default:
-	}
-	if err := s.first.flush(); err != nil {
-		return err
-	}
-	select {
-	case <-s.first.greeted:
-		return nil
-	case <-s.first.ended:
-		return s.first.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// Describe names the program at the far end and its protocol, for people. It may
-// be called after the first answer.
-func (s *Store) Describe() string {
-	program := s.Program()
-	if program == "" {
-		program = "a program of the far end's choice"
-	}
-	return fmt.Sprintf("%s, serve protocol %d.%d", program, s.first.version>>8, s.first.version&0xff)
-}
-
-// Program is the path of what serves at the far end, empty where the far end chose
-// it or before the first answer.
-func (s *Store) Program() string {
-	select {
-	case <-s.first.greeted:
-		return s.first.prelude.program
-	default:
-		return ""
-	}
-}
-
-// Forced reports whether the far end ignored our start script, as it does where a
-// forced command decides what runs. It is known after the first answer.
-func (s *Store) Forced() bool {
-	select {
-	case <-s.first.greeted:
-		return s.first.prelude.program == ""
-	default:
-		return false
-	}
-}
-
-// RoundTrips returns how often a caller had to wait for an answer so far.
-func (s *Store) RoundTrips() int { return int(s.rounds.Load()) }
 
 // ValidPaths returns those of paths that are valid. With lock the far end keeps
 // all of them from garbage collection until Close, as far as it is allowed to;
@@ -302,25 +194,4 @@ func checkSubset(what string, got, asked []nix.StorePath) error {
 		known[p] = false
 	}
 	return nil
-}
-
-// Close ends all sessions, and with them the far end's temporary roots. It returns
-// an error if a far program ended badly although every request was answered.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	sessions := s.sessions
-	s.mu.Unlock()
-	errs := make([]error, len(sessions))
-	var all sync.WaitGroup
-	for i, one := range sessions {
-		all.Go(func() {
-			one.once.Do(func() { one.err = errClosed })
-			if one.conn != nil {
-				errs[i] = one.conn.close()
-			}
-		})
-	}
-	all.Wait()
-	return errors.Join(errs...)
 }
