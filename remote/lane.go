@@ -83,10 +83,15 @@ func readAcknowledgement(r *wire.Reader) error {
 	return r.Err()
 }
 
-// writeAdd writes the fields of AddToStoreNar before the NAR.
+// writeAdd writes AddToStoreNar up to the NAR.
 func writeAdd(w *wire.Writer, info *nix.PathInfo) {
 	w.Uint64(cmdAddToStoreNar)
 	w.Path(info.Path)
+	writeInfo(w, info)
+}
+
+// writeInfo writes what the fields of a path info are when a path is added.
+func writeInfo(w *wire.Writer, info *nix.PathInfo) {
 	w.Path(info.Deriver)
 	w.String(info.NARHash.Hex())
 	w.Paths(info.References)
@@ -102,6 +107,14 @@ func unixTime(t time.Time) uint64 {
 		return 0
 	}
 	return uint64(t.Unix())
+}
+
+// fromUnix is the inverse of unixTime.
+func fromUnix(seconds int64) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
 }
 
 // exportMagic stands behind the NAR of an entry of an export stream.
@@ -124,7 +137,7 @@ func writeImport(w *wire.Writer, info *nix.PathInfo, nar io.WriterTo) error {
 }
 
 // writeNAR copies a NAR, which must have the size that was announced.
-func writeNAR(w *wire.Writer, info *nix.PathInfo, nar io.WriterTo) error {
+func writeNAR(w io.Writer, info *nix.PathInfo, nar io.WriterTo) error {
 	out := &narOutput{w: w, left: info.NARSize}
 	_, err := nar.WriteTo(out)
 	switch {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -40,9 +39,7 @@ func (s *server) readPathInfo() (*nix.PathInfo, error) {
 	digest := s.in.String(wire.MaxField)
 	info.References = s.in.Paths(s.dir, wire.MaxReferences)
 	info.SortReferences()
-	if t := s.in.Int64(); t != 0 {
-		info.Registered = time.Unix(t, 0)
-	}
+	info.Registered = fromUnix(s.in.Int64())
 	info.NARSize = s.in.Int64()
 	s.in.Bool() // ultimate: that it was built there means nothing here
 	info.Signatures = s.in.Strings(wire.MaxSignatures, serverMaxSignature)

@@ -17,6 +17,9 @@ const (
 	workerFeatures    = 1<<8 | 38 // both ends name features
 )
 
+// buildModeRepair makes BuildPaths replace damaged outputs.
+const buildModeRepair = 1
+
 // Operations of the worker protocol.
 const (
 	opIsValidPath                = 1
