@@ -62,7 +62,10 @@ func TestParseHost(t *testing.T) {
 	if h.name != "root@web1:2222" || h.program != "sudo nix-store" || h.store != "/x y" || !h.compress {
 		t.Errorf("parsed to %+v", h)
 	}
-	for _, text := range []string{"", "-oProxyCommand=x", "ssh://-x", "http://web1", "ssh-ng://web1", "web1?remote-shop=x", "a;b"} {
+	if h, err := parseHost("ssh-ng://web1"); err != nil || !h.worker {
+		t.Errorf("parsed to %+v, %v", h, err)
+	}
+	for _, text := range []string{"", "-oProxyCommand=x", "ssh://-x", "http://web1", "web1?remote-shop=x", "a;b"} {
 		if h, err := parseHost(text); err == nil {
 			t.Errorf("%q is accepted as %+v", text, h)
 		}

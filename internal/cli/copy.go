@@ -70,6 +70,14 @@ func (r *copyRun) there() string {
 	return "to " + r.host.name
 }
 
+// daemonPlace is where paths are copied to.
+func (r *copyRun) daemonPlace() string {
+	if r.pull {
+		return "of this machine"
+	}
+	return "on " + r.host.name
+}
+
 // purpose is toLook for a dry run.
 func (r *copyRun) purpose(otherwise purpose) purpose {
 	if r.terms.DryRun {
@@ -104,7 +112,7 @@ func (r *copyRun) doPush(ctx context.Context) (err error) {
 		return err
 	}
 	defer far.close()
-	return r.transfer(ctx, all, ends{local.source, serveTarget{far.Store}, far, local, far})
+	return r.transfer(ctx, all, ends{local.source, protocolTarget{far.protocolStore}, far, local, far})
 }
 
 // doPull connects, and then walks there.
@@ -123,7 +131,7 @@ func (r *copyRun) doPull(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	source := serveSource{far.Store, r.outputs}
+	source := far.source(ctx, r.outputs, r.log)
 	all, err := r.walk(ctx, source, roots)
 	if err != nil {
 		return &notInSourceError{err}
@@ -187,6 +195,11 @@ func (r *copyRun) tell(far *farEnd) {
 func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) error {
 	if r.pull && r.checkSigs {
 		if err := r.checkTrust(plan.Send); err != nil {
+			return err
+		}
+	}
+	if target, ok := e.target.(protocolTarget); ok {
+		if err := checkDaemonTrust(ctx, target.protocolStore, r.daemonPlace(), plan.Send); err != nil {
 			return err
 		}
 	}

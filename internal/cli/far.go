@@ -17,7 +17,8 @@ import (
 
 // A farEnd is the store at the other end of a copy.
 type farEnd struct {
-	*remote.Store
+	protocolStore
+	side  *remote.Store // beside a daemon, answers for whole closures; nil: there is none
 	host  *hostURI
 	conn  transport.Conn
 	execs int // round trips of further commands
@@ -25,13 +26,13 @@ type farEnd struct {
 
 // connect logs in and starts the far end; its first answer is not waited for.
 func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
-	options, err := r.clientOptions()
+	words, err := r.clientOptions()
 	if err != nil {
 		return nil, err
 	}
 	conn, err := transport.Dial(ctx, r.host.destination, transport.Options{
 		Program:    r.ssh,
-		SSHOptions: options,
+		SSHOptions: words,
 		Compress:   r.gzip,
 		KeyFile:    r.host.keyFile,
 		HostKey:    r.host.hostKey,
@@ -45,16 +46,19 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 	if !isNear(conn) {
 		conn.Reserve(mostLanes)
 	}
-	store, err := remote.Open(ctx, farHost{conn}, remote.FarEnd{
-		Program: r.host.program,
-		Store:   r.host.store,
-		Access:  r.access(),
-	}, remote.Options{StoreDir: storeDir(), Spread: spread(conn), Logger: r.log})
+	far := &farEnd{host: r.host, conn: conn}
+	end := remote.FarEnd{Program: r.host.program, Store: r.host.store, Access: r.access()}
+	options := remote.Options{StoreDir: storeDir(), Spread: spread(conn), Logger: r.log}
+	if r.host.worker {
+		err = r.openWorker(ctx, far, end, options)
+	} else {
+		far.protocolStore, err = remote.Open(ctx, farHost{conn}, end, options)
+	}
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &farEnd{Store: store, host: r.host, conn: conn}, nil
+	return far, nil
 }
 
 // prompter asks the person at the terminal, if there is one.
@@ -129,13 +133,19 @@ func startAbortable(ctx context.Context, start func(context.Context) (*transport
 // them.
 func (f *farEnd) close() {
 	f.conn.Close()
-	f.Store.Close()
+	f.protocolStore.Close()
+	if f.side != nil {
+		f.side.Close()
+	}
 }
 
 // roundTrips is how often the copy had to wait for the far end since the log-in:
 // to open a session, for each answer, and for the last acknowledgement.
 func (f *farEnd) roundTrips(sent bool) int {
-	n := 1 + f.Store.RoundTrips() + f.execs
+	n := 1 + f.RoundTrips() + f.execs
+	if f.side != nil {
+		n += f.side.RoundTrips()
+	}
 	if sent {
 		n++
 	}

@@ -9,10 +9,11 @@ import (
 )
 
 // A hostURI is the far end as named on the command line: [user@]host[:port], or
-// ssh:// with Nix's parameters.
+// ssh:// or ssh-ng:// with Nix's parameters.
 type hostURI struct {
 	name        string // for messages
 	destination transport.Destination
+	worker      bool   // ssh-ng://: through nix-daemon's protocol
 	program     string // remote-program
 	store       string // remote-store
 	compress    bool
@@ -25,8 +26,12 @@ func parseHost(text string) (*hostURI, error) {
 	h := new(hostURI)
 	rest, query, _ := strings.Cut(text, "?")
 	if scheme, after, ok := strings.Cut(rest, "://"); ok {
-		if scheme != "ssh" {
-			return nil, fmt.Errorf("%q: a host is [user@]host[:port] or ssh://[user@]host[:port], not %s://", text, scheme)
+		switch scheme {
+		case "ssh":
+		case "ssh-ng":
+			h.worker = true
+		default:
+			return nil, fmt.Errorf("%q: a host is [user@]host[:port], ssh://[user@]host[:port] or ssh-ng://[user@]host[:port], not %s://", text, scheme)
 		}
 		rest = strings.TrimSuffix(after, "/")
 	}

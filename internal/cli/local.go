@@ -9,7 +9,6 @@ import (
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
-	"github.com/copy-closure/copy-closure/remote"
 )
 
 // A localEnd is the store at this end: read directly where it can be, written
@@ -17,7 +16,7 @@ import (
 type localEnd struct {
 	store  *localstore.Store  // nil where everything goes through Nix
 	writer *localstore.Import // nil until something is written directly
-	nix    *remote.Store      // nil where everything is direct
+	nix    protocolStore      // nil where everything is direct
 	nixURI string             // the store that nix means; empty: its default
 	source closure.Source
 	target closure.Target

@@ -75,7 +75,7 @@ func (f *farEnd) checkRoots(ctx context.Context, q rootRequest) error {
 	if f.host.program != "" {
 		return nil // perhaps under sudo: its rights are not ours
 	}
-	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.Program()}, q.files()...)...))
+	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.nixStore()}, q.files()...)...))
 	if err != nil {
 		return fmt.Errorf("make roots: %w", err)
 	}
@@ -91,7 +91,7 @@ func (f *farEnd) makeRoots(ctx context.Context, q rootRequest, paths []nix.Store
 	}
 	// A collection that looked for roots before there were links, and has not looked
 	// at temporary roots yet, would find neither if we went now: it is told once more.
-	_, err := f.Store.ValidPaths(ctx, paths, true, false)
+	_, err := f.ValidPaths(ctx, paths, true, false)
 	return err
 }
 
@@ -116,14 +116,14 @@ func (f *farEnd) addRootCommand(link string, p nix.StorePath) []string {
 	if f.ours() {
 		return []string{f.Program(), "store", "add-root", link, p.String()}
 	}
-	return []string{f.Program(), "-r", p.String(), "--add-root", link, "--indirect"}
+	return []string{f.nixStore(), "-r", p.String(), "--add-root", link, "--indirect"}
 }
 
 func (f *farEnd) setProfileCommand(profile string, p nix.StorePath) []string {
 	if f.ours() {
 		return []string{f.Program(), "store", "set-profile", profile, p.String()}
 	}
-	env := strings.TrimSuffix(f.Program(), "nix-store") + "nix-env"
+	env := strings.TrimSuffix(f.nixStore(), "nix-store") + "nix-env"
 	return []string{env, "-p", profile, "--set", p.String()}
 }
 
@@ -135,7 +135,15 @@ func (f *farEnd) Program() string {
 	if f.host.program != "" {
 		return f.host.program
 	}
-	return f.Store.Program()
+	return f.protocolStore.Program()
+}
+
+// nixStore is Program with nix-store in place of the daemon beside it.
+func (f *farEnd) nixStore() string {
+	if front, ok := strings.CutSuffix(f.Program(), "nix-daemon"); ok {
+		return front + "nix-store"
+	}
+	return f.Program()
 }
 
 // rootCommand runs a command there. Its first word may be several, as in "sudo

@@ -9,7 +9,6 @@ import (
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
-	"github.com/copy-closure/copy-closure/remote"
 )
 
 // A purpose is what a store of this machine is opened for.
@@ -95,20 +94,16 @@ func (f holderFunc) Hold(ctx context.Context, paths []nix.StorePath) error { ret
 // that is possible: it is faster.
 func (p *program) openThroughNix(ctx context.Context, choice localstore.Choice, why purpose) (*localEnd, error) {
 	store, readErr := openReadable(ctx, choice.Config)
-	p.log.Info("local store through nix-store", "because", choice.Reason, "reads", readsHow(readErr))
+	p.log.Info("local store through "+choice.Through(), "because", choice.Reason, "reads", readsHow(readErr))
 	if why == toLook && readErr == nil {
 		return &localEnd{store: store, source: directSource{Store: store}, target: directTarget{Store: store}}, nil
 	}
 	l := &localEnd{store: store, nixURI: choice.URI}
-	access := remote.Write
-	if why == toLook {
-		access = remote.Look
-	}
-	var err error
-	if l.nix, err = openNix(ctx, access, choice.URI, p.log); err != nil {
+	nix, err := openNix(ctx, choice, why, p.log)
+	if err != nil {
 		return nil, errors.Join(err, l.close())
 	}
-	l.source, l.target = serveSource{Store: l.nix}, serveTarget{l.nix}
+	l.nix, l.source, l.target = nix, sourceOf(nix, false), protocolTarget{nix}
 	if l.store != nil {
 		l.source = directSource{l.store, holderFunc(l.holdThroughNix)}
 	}

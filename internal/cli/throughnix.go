@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/transport"
 )
@@ -18,12 +19,16 @@ func (h nixHost) Start(ctx context.Context, command string) (io.ReadWriteCloser,
 	})
 }
 
-// openNix starts the nix-store of this machine, which goes on to its daemon where
-// there is one and keeps its rules.
-func openNix(ctx context.Context, access remote.Access, uri string, log *slog.Logger) (*remote.Store, error) {
-	return remote.Open(ctx, nixHost{log}, remote.FarEnd{
-		Program: "nix-store",
-		Store:   uri,
-		Access:  access,
-	}, remote.Options{StoreDir: storeDir(), Logger: log})
+// openNix reaches the Nix of this machine, which keeps its rules: its daemon where
+// there is one, else a nix-store that is started.
+func openNix(ctx context.Context, choice localstore.Choice, why purpose, log *slog.Logger) (protocolStore, error) {
+	o := remote.Options{StoreDir: storeDir(), Logger: log}
+	if choice.Socket != "" {
+		return openSocket(ctx, choice.Socket, o)
+	}
+	end := remote.FarEnd{Program: "nix-store", Store: choice.URI, Access: remote.Write}
+	if why == toLook {
+		end.Access = remote.Look
+	}
+	return remote.Open(ctx, nixHost{log}, end, o)
 }

@@ -17,17 +17,27 @@ type Choice struct {
 	Config     Config
 	ThroughNix bool   // written through the Nix that is here; Config may still be read
 	URI        string // for that Nix; empty: its default
+	Socket     string // of its daemon; empty: a nix-store is started
 	Reason     string // for people
+}
+
+// Through names what a store is written through.
+func (c Choice) Through() string {
+	if c.Socket != "" {
+		return c.Socket
+	}
+	return "nix-store"
 }
 
 // Facts are what the choice depends on. Gather finds them.
 type Facts struct {
 	Getenv        func(string) string
-	HaveDatabase  bool // the state directory of Nix holds a database
-	HaveNix       bool // nix-store is in PATH
-	HaveSocket    bool // a daemon listens
-	StateWritable bool // this user may write the database
-	StoreWritable bool // and the directory of contents: not where it is mounted read-only
+	HaveDatabase  bool   // the state directory of Nix holds a database
+	HaveNix       bool   // nix-store is in PATH
+	Socket        string // of the daemon
+	HaveSocket    bool   // which listens
+	StateWritable bool   // this user may write the database
+	StoreWritable bool   // and the directory of contents: not where it is mounted read-only
 }
 
 // Gather looks at this machine.
@@ -41,6 +51,7 @@ func Gather(getenv func(string) string) Facts {
 		Getenv:        getenv,
 		HaveDatabase:  exists(c.state("db/db.sqlite")),
 		HaveNix:       haveProgram(getenv("PATH"), "nix-store"),
+		Socket:        socket,
 		HaveSocket:    exists(socket),
 		StateWritable: unix.Access(c.state("db"), unix.W_OK) == nil,
 		StoreWritable: unix.Access(c.RealDir, unix.W_OK) == nil,
@@ -92,10 +103,10 @@ func (f Facts) Choose(uri string) (Choice, error) {
 		return Choice{Config: Under(filepath.Clean(uri)), Reason: "it was named"}, nil
 	case base == "local":
 		return f.local(uri, query)
-	case base == "daemon":
-		return f.throughNix(uri, "it was asked for")
-	case strings.HasPrefix(base, "unix://"):
-		return f.throughNix(uri, "it was asked for")
+	case base == "daemon", base == "unix://":
+		return f.throughDaemon(uri, f.Socket, "it was asked for"), nil
+	case strings.HasPrefix(base, "unix:///"):
+		return f.throughDaemon(uri, strings.TrimPrefix(base, "unix://"), "it was asked for"), nil
 	}
 	return Choice{}, fmt.Errorf("store %q is none that this end can be: it is auto, local, daemon, unix://SOCKET, /DIR or local?root=/DIR", uri)
 }
@@ -110,11 +121,11 @@ func (f Facts) auto() (Choice, error) {
 	case !f.HaveDatabase && !f.HaveNix:
 		return Choice{Config: f.embedded(), Reason: "there is no Nix on this machine"}, nil
 	case f.HaveSocket:
-		return f.throughNix("", "a Nix daemon runs here")
+		return f.throughDaemon("", f.Socket, "a Nix daemon runs here"), nil
 	case f.StateWritable && f.StoreWritable:
 		return Choice{Config: c, Reason: "the store may be written and no Nix daemon runs"}, nil
 	case f.HaveNix:
-		return f.throughNix("", "this user may not write the store")
+		return Choice{Config: c, ThroughNix: true, Reason: "this user may not write the store"}, nil
 	}
 	return Choice{Config: c, Reason: "there is a store, and neither a Nix daemon nor nix-store"}, nil
 }
@@ -128,11 +139,9 @@ func (f Facts) embedded() Config {
 	return Under(filepath.Join(data, "copy-closure"))
 }
 
-func (f Facts) throughNix(uri, reason string) (Choice, error) {
-	if !f.HaveNix {
-		return Choice{}, fmt.Errorf("%s, but nix-store is not in PATH, through which the store would be written; --store local goes past it", reason)
-	}
-	return Choice{Config: machine(f.Getenv), ThroughNix: true, URI: uri, Reason: reason}, nil
+// throughDaemon speaks to a daemon's socket. Nobody need have nix-store for that.
+func (f Facts) throughDaemon(uri, socket, reason string) Choice {
+	return Choice{Config: machine(f.Getenv), ThroughNix: true, URI: uri, Socket: socket, Reason: reason}
 }
 
 // local reads the parameters of a store that is used directly.
