@@ -67,6 +67,7 @@ type ServerOptions struct {
 	Write       bool                      // the client may add paths
 	Hold        bool                      // its lock flag is honoured, also without Write
 	Check       func(*nix.PathInfo) error // refuses paths before they are read; nil accepts all
+	Trust       bool                      // a client of the worker protocol may ask to go without Check
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }
@@ -79,6 +80,12 @@ type ServerOptions struct {
 // Requests may come ahead of the answers to earlier ones. The stream is closed
 // when Serve returns; its Close must end a Read that waits.
 func Serve(ctx context.Context, stream io.ReadWriteCloser, b Backend, o ServerOptions) error {
+	s := newServer(stream, b, o)
+	s.verdict = serveVerdict
+	return s.run(ctx, s.serve)
+}
+
+func newServer(stream io.ReadWriteCloser, b Backend, o ServerOptions) *server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -91,9 +98,14 @@ func Serve(ctx context.Context, stream io.ReadWriteCloser, b Backend, o ServerOp
 		stopped: make(chan struct{}),
 	}
 	s.in = wire.NewReader(serverInput{s})
+	return s
+}
+
+// run serves until the session ends, and returns why it did.
+func (s *server) run(ctx context.Context, serve func(context.Context) error) error {
 	unwatch := context.AfterFunc(ctx, func() { s.stop(context.Cause(ctx)) })
 	defer unwatch()
-	err := s.serve(ctx)
+	err := serve(ctx)
 	if s.adds != nil {
 		err = s.endAdds(err)
 	}
@@ -111,6 +123,10 @@ type server struct {
 	out     *wire.Writer // empty while adds are not acknowledged
 	version uint64       // the client's; it decides which fields there are
 	adds    *serverAdds  // nil before the first
+
+	// verdict appends the words that a client gets for a path. Its error ends the
+	// session.
+	verdict func(words []byte, add serverAdd, err error) ([]byte, error)
 
 	once    sync.Once
 	cause   error         // why the session ended; set before stopped is closed

@@ -22,7 +22,7 @@ func (s *server) addToStoreNAR(ctx context.Context) error {
 	if err := s.mayWrite("add paths"); err != nil {
 		return err
 	}
-	info, err := s.readPathInfo()
+	info, err := readAddedInfo(s.in, s.dir)
 	if err != nil {
 		return err
 	}
@@ -32,20 +32,20 @@ func (s *server) addToStoreNAR(ctx context.Context) error {
 	return s.add(ctx, info, s.in.Raw(), true)
 }
 
-// readPathInfo reads the fields of AddToStoreNar before the NAR.
-func (s *server) readPathInfo() (*nix.PathInfo, error) {
-	info := &nix.PathInfo{Path: s.in.Path(s.dir)}
-	info.Deriver = s.in.OptionalPath(s.dir)
-	digest := s.in.String(wire.MaxField)
-	info.References = s.in.Paths(s.dir, wire.MaxReferences)
+// readAddedInfo reads the path info that comes with a path to be added.
+func readAddedInfo(r *wire.Reader, dir nix.StoreDir) (*nix.PathInfo, error) {
+	info := &nix.PathInfo{Path: r.Path(dir)}
+	info.Deriver = r.OptionalPath(dir)
+	digest := r.String(wire.MaxField)
+	info.References = r.Paths(dir, wire.MaxReferences)
 	info.SortReferences()
-	info.Registered = fromUnix(s.in.Int64())
-	info.NARSize = s.in.Int64()
-	s.in.Bool() // ultimate: that it was built there means nothing here
-	info.Signatures = s.in.Strings(wire.MaxSignatures, serverMaxSignature)
-	info.CA = s.in.String(serverMaxCA)
-	if err := s.request("add a path"); err != nil {
-		return nil, err
+	info.Registered = fromUnix(r.Int64())
+	info.NARSize = r.Int64()
+	r.Bool() // ultimate: that it was built there means nothing here
+	info.Signatures = r.Strings(wire.MaxSignatures, serverMaxSignature)
+	info.CA = r.String(serverMaxCA)
+	if err := r.Err(); err != nil {
+		return nil, fmt.Errorf("read a request to add a path: %w", err)
 	}
 	hash, err := nix.ParseDigest(nix.SHA256, digest)
 	if err != nil {
@@ -66,17 +66,35 @@ func (s *server) add(ctx context.Context, info *nix.PathInfo, r io.Reader, ackno
 			return fmt.Errorf("add %s: %w", info.Path, err)
 		}
 	}
-	if s.adds == nil {
-		importer, err := s.backend.Import(ctx)
-		if err != nil {
-			return fmt.Errorf("add %s: %w", info.Path, err)
-		}
-		s.adds = newServerAdds(ctx, s, importer)
+	if err := s.beginAdds(ctx); err != nil {
+		return fmt.Errorf("add %s: %w", info.Path, err)
 	}
-	add := serverAdd{path: info.Path, verdict: make(chan error, 1), acknowledge: acknowledge}
+	add := newServerAdd(info.Path, acknowledge)
 	if err := s.adds.push(add); err != nil {
 		return err
 	}
+	if err := s.take(ctx, info, r, add); err != nil {
+		return fmt.Errorf("add %s: %w", info.Path, err)
+	}
+	return nil
+}
+
+// beginAdds makes adds ready.
+func (s *server) beginAdds(ctx context.Context) error {
+	if s.adds != nil {
+		return nil
+	}
+	importer, err := s.backend.Import(ctx)
+	if err != nil {
+		return err
+	}
+	s.adds = newServerAdds(ctx, s, importer)
+	return nil
+}
+
+// take hands the NAR to the importer. Its error, which is the verdict then, means that
+// r is out of step.
+func (s *server) take(ctx context.Context, info *nix.PathInfo, r io.Reader, add serverAdd) error {
 	content := &io.LimitedReader{R: r, N: info.NARSize}
 	err := s.adds.importer.Add(ctx, info, content, add.decide)
 	if err == nil && content.N > 0 {
@@ -84,9 +102,8 @@ func (s *server) add(ctx context.Context, info *nix.PathInfo, r io.Reader, ackno
 	}
 	if err != nil {
 		add.decide(err)
-		return fmt.Errorf("add %s: %w", info.Path, err)
 	}
-	return nil
+	return err
 }
 
 // settle waits until all paths that were added are acknowledged.
@@ -118,6 +135,10 @@ type serverAdd struct {
 	verdict     chan error // gets the importer's
 	acknowledge bool       // the client waits for a word
 	settled     chan struct{}
+}
+
+func newServerAdd(p nix.StorePath, acknowledge bool) serverAdd {
+	return serverAdd{path: p, verdict: make(chan error, 1), acknowledge: acknowledge}
 }
 
 // decide keeps the first verdict.
@@ -238,14 +259,22 @@ func (a *serverAdds) await(add serverAdd, words *[]byte) error {
 			return a.session.cause
 		}
 	}
-	if err != nil {
+	if *words, err = a.session.verdict(*words, add, err); err != nil {
 		// What came before is valid, whatever becomes of the session.
-		return errors.Join(fmt.Errorf("add %s: %w", add.path, err), a.say(words))
-	}
-	if add.acknowledge {
-		*words = binary.LittleEndian.AppendUint64(*words, 1)
+		return errors.Join(err, a.say(words))
 	}
 	return nil
+}
+
+// serveVerdict knows one word for a path that is valid now, and none for another.
+func serveVerdict(words []byte, add serverAdd, err error) ([]byte, error) {
+	if err != nil {
+		return words, fmt.Errorf("add %s: %w", add.path, err)
+	}
+	if add.acknowledge {
+		words = binary.LittleEndian.AppendUint64(words, 1)
+	}
+	return words, nil
 }
 
 func (a *serverAdds) say(words *[]byte) error {
