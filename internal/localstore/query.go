@@ -53,6 +53,50 @@ func (s *Store) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.Pa
 	})
 }
 
+// PathInfoFromHashPart returns what is known of the path whose hash part is part.
+// The error wraps nix.ErrNotValid if there is none.
+func (s *Store) PathInfoFromHashPart(ctx context.Context, part string) (*nix.PathInfo, error) {
+	var info *nix.PathInfo
+	err := s.db.read(ctx, func(conn *sqlite.Conn) (err error) {
+		info, err = infoFromHashPart(conn, s.config.StoreDir, part)
+		return err
+	})
+	if err == nil && info == nil {
+		err = fmt.Errorf("%s/%.32s…: %w", s.config.StoreDir, part, nix.ErrNotValid)
+	}
+	return info, err
+}
+
+// infoFromHashPart asks one question, references included; it returns nil if there
+// is no such path.
+func infoFromHashPart(conn *sqlite.Conn, dir nix.StoreDir, part string) (*nix.PathInfo, error) {
+	stmt, err := conn.Prepare("SELECT " + infoColumns + `,
+		(SELECT group_concat(path, ' ') FROM Refs JOIN ValidPaths r ON r.id = reference WHERE referrer = v.id)
+		FROM ValidPaths v WHERE path >= ? ORDER BY path LIMIT 1`)
+	if err != nil {
+		return nil, err
+	}
+	defer stmt.Reset()
+	prefix := string(dir) + "/" + part + "-"
+	stmt.BindText(1, prefix)
+	if found, err := stmt.Step(); err != nil || !found || !strings.HasPrefix(stmt.ColumnText(1), prefix) {
+		return nil, err
+	}
+	info, err := readInfo(stmt, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, word := range strings.Fields(stmt.ColumnText(9)) {
+		ref, err := dir.Parse(word)
+		if err != nil {
+			return nil, fmt.Errorf("reference of %s: %w", info.Path, err)
+		}
+		info.References = append(info.References, ref)
+	}
+	info.SortReferences()
+	return info, nil
+}
+
 // Closure returns the infos of roots and of all that they refer to, in no order,
 // each once. The error wraps nix.ErrNotValid and names the root if one is not
 // valid.

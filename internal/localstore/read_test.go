@@ -63,6 +63,11 @@ func TestReadsNix(t *testing.T) {
 					t.Fatal(err)
 				}
 				compareWithNix(t, root, info)
+				if same, err := s.PathInfoFromHashPart(t.Context(), p.HashPart()); err != nil {
+					t.Error(err)
+				} else if d := cmp.Diff(same, info, cmp.AllowUnexported(nix.StorePath{}, nix.Hash{}), cmpopts.EquateEmpty()); d != "" {
+					t.Errorf("by its hash part (-got +want):\n%s", d)
+				}
 				infos, err := s.Closure(t.Context(), []nix.StorePath{p})
 				if err != nil {
 					t.Fatal(err)
@@ -116,6 +121,11 @@ func TestNotValid(t *testing.T) {
 	p := parse(t, "/nix/store/00000000000000000000000000000001-one")
 	if _, err := s.PathInfo(t.Context(), p); !errors.Is(err, nix.ErrNotValid) {
 		t.Errorf("PathInfo: %v", err)
+	}
+	for _, part := range []string{p.HashPart(), "", "/", strings.Repeat("z", 32)} {
+		if _, err := s.PathInfoFromHashPart(t.Context(), part); !errors.Is(err, nix.ErrNotValid) {
+			t.Errorf("PathInfoFromHashPart %q: %v", part, err)
+		}
 	}
 	if _, err := s.Closure(t.Context(), []nix.StorePath{p}); !errors.Is(err, nix.ErrNotValid) || !strings.Contains(err.Error(), p.String()) {
 		t.Errorf("Closure: %v", err)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -92,6 +93,8 @@ type Store struct {
 	dir     *os.File // the directory of contents
 	bigLock *os.File // locked while the store is open; nil where we may not
 	temp    tempRoots
+
+	tempFiles sync.Mutex // files of temporary roots come and go one at a time
 }
 
 // Open opens an existing store. The error wraps ErrNoStore if there is none,

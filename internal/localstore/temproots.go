@@ -45,11 +45,8 @@ func (s *Store) Hold(ctx context.Context, paths []nix.StorePath) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	if err := s.hold(ctx, fresh); err != nil {
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-			err = fmt.Errorf("%w: %w", ErrReadOnly, err)
-		}
-		return fmt.Errorf("hold %d paths: %w", len(fresh), err)
+	if err := s.hold(ctx, &s.temp, fresh); err != nil {
+		return err
 	}
 	if s.temp.held == nil {
 		s.temp.held = make(map[nix.StorePath]struct{}, len(fresh))
@@ -60,10 +57,39 @@ func (s *Store) Hold(ctx context.Context, paths []nix.StorePath) error {
 	return nil
 }
 
-func (s *Store) hold(ctx context.Context, paths []nix.StorePath) error {
-	if s.temp.file == nil {
+// HoldUntil keeps p as Hold does, but only until release is called.
+func (s *Store) HoldUntil(ctx context.Context, p nix.StorePath) (release func() error, err error) {
+	if err := s.checkDir(p); err != nil {
+		return nil, err
+	}
+	roots := new(tempRoots)
+	release = func() error {
+		s.tempFiles.Lock()
+		defer s.tempFiles.Unlock()
+		return roots.close()
+	}
+	if err := s.hold(ctx, roots, []nix.StorePath{p}); err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
+}
+
+// hold adds paths to roots.
+func (s *Store) hold(ctx context.Context, roots *tempRoots, paths []nix.StorePath) error {
+	err := s.addTempRoots(ctx, roots, paths)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		err = fmt.Errorf("%w: %w", ErrReadOnly, err)
+	}
+	if err != nil {
+		return fmt.Errorf("hold %d paths: %w", len(paths), err)
+	}
+	return nil
+}
+
+func (s *Store) addTempRoots(ctx context.Context, roots *tempRoots, paths []nix.StorePath) error {
+	if roots.file == nil {
 		var err error
-		if s.temp.file, err = s.createTempRoots(); err != nil {
+		if roots.file, err = s.createTempRoots(); err != nil {
 			return err
 		}
 	}
@@ -86,7 +112,7 @@ func (s *Store) hold(ctx context.Context, paths []nix.StorePath) error {
 		text.WriteString(p.String())
 		text.WriteByte(0)
 	}
-	_, err = s.temp.file.WriteString(text.String())
+	_, err = roots.file.WriteString(text.String())
 	return err
 }
 
@@ -105,6 +131,8 @@ func (s *Store) outlastCollector(ctx context.Context) error {
 // our number; that alone is taken if another store of this process has it, or a
 // process in another container.
 func (s *Store) createTempRoots() (*os.File, error) {
+	s.tempFiles.Lock()
+	defer s.tempFiles.Unlock()
 	dir := s.config.state("temproots")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

@@ -18,15 +18,20 @@ import (
 // from the file system.
 const (
 	dumpSegments = 8  // of up to chunkSize each
+	ownSegments  = 2  // that every Dump may have; for more it needs one of spare
 	dumpSteps    = 16 // nodes in a segment
 	dumpReaders  = 3
 )
+
+// spare bounds the memory of a process in which many Dumps run at once: it is the
+// segments beyond their own that all of them together may have.
+var spare = make(chan struct{}, 64)
 
 // Dump writes the file, directory or symbolic link at path to w as an archive.
 // It follows no link, not even at path itself. A file that is none of the three
 // is an error wrapping ErrSpecial, and one that changes its size meanwhile one
 // wrapping ErrChanged; both name the file. Of many small files some are read
-// ahead, by about 2 MiB; w is called by one goroutine at a time, not always the
+// ahead, by about 2 MiB, less where many Dumps run at once; w is called by one goroutine at a time, not always the
 // caller's, and never after Dump has returned. When Dump fails, part of the
 // archive may have been written. A Write that blocks is not interrupted by ctx.
 func Dump(ctx context.Context, w io.Writer, path string) error {
@@ -178,7 +183,7 @@ func (d *dumper) add(s step) error {
 		return nil
 	default:
 	}
-	if d.made < dumpSegments {
+	if d.made < dumpSegments && (d.made < ownSegments || d.takeSpare()) {
 		d.segment = d.newSegment()
 		return nil
 	}
@@ -187,6 +192,15 @@ func (d *dumper) add(s step) error {
 		return nil
 	case <-d.ctx.Done():
 		return context.Cause(d.ctx)
+	}
+}
+
+func (d *dumper) takeSpare() bool {
+	select {
+	case spare <- struct{}{}:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -241,6 +255,9 @@ func (d *dumper) finish(err error) error {
 	close(d.todo)
 	close(d.order)
 	d.running.Wait()
+	for range d.made - ownSegments {
+		<-spare
+	}
 	return context.Cause(d.ctx)
 }
 

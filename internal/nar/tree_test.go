@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -364,6 +365,32 @@ func limitFiles(t *testing.T, n uint64) {
 	low.Cur = n
 	check(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low))
 	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) })
+}
+
+// TestManyDumps has more Dumps at once than all can read ahead.
+func TestManyDumps(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 400 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), bytes.Repeat([]byte{byte(i)}, 1000*(i%50)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want bytes.Buffer
+	if err := nar.Dump(t.Context(), &want, dir); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var dumps sync.WaitGroup
+		for range 30 {
+			dumps.Go(func() {
+				var got bytes.Buffer
+				if err := nar.Dump(t.Context(), &got, dir); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+					t.Errorf("a dump differs, or %v", err)
+				}
+			})
+		}
+		dumps.Wait()
+	}
 }
 
 // TestManyDirectories has more directories with pending files than may be open.
