@@ -1,0 +1,142 @@
+package substitute
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// A body is a NAR on its way to a client.
+type body struct {
+	info   *nix.PathInfo
+	part   byteRange // of the NAR
+	status int
+	etag   string
+}
+
+// header writes the header of the NAR as it is.
+func (b *body) header(res *response) {
+	h := res.Header()
+	h.Set("ETag", b.etag)
+	h.Set("Accept-Ranges", "bytes")
+	h.Set("Content-Length", strconv.FormatInt(b.part.end-b.part.first, 10))
+	if b.status == http.StatusPartialContent {
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", b.part.first, b.part.end-1, b.info.NARSize))
+	}
+	res.WriteHeader(b.status)
+}
+
+// identity sends the NAR as it is. apart hashes it on a goroutine of its own.
+func (b *body) identity(ctx context.Context, store ServedStore, res *response, apart bool) error {
+	w := &window{w: res, part: b.part, start: func() { b.header(res) }}
+	err := b.write(ctx, store, w, apart)
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// encoded sends all of it, compressed.
+func (b *body) encoded(ctx context.Context, store ServedStore, res *response, e *zstd.Encoder) error {
+	w := &window{w: res, part: byteRange{0, 1 << 62}, start: func() {
+		h := res.Header()
+		h.Set("ETag", b.etag[:len(b.etag)-1]+`-zstd"`)
+		h.Set("Content-Encoding", "zstd")
+		res.WriteHeader(http.StatusOK)
+	}}
+	e.Reset(w)
+	if err := b.write(ctx, store, e, true); err != nil {
+		return err
+	}
+	return e.Close()
+}
+
+// write writes the NAR to w, but its last byte only if all of it is what the store
+// promises: so that what is damaged never looks complete.
+func (b *body) write(ctx context.Context, store ServedStore, w io.Writer, apart bool) error {
+	digest := sha256.New()
+	sum := func() []byte { return digest.Sum(nil) }
+	c := &checker{w: w, hash: digest, info: b.info, left: b.info.NARSize}
+	if apart {
+		hasher := nar.NewHasher(digest)
+		c.hash, sum = hasher, hasher.Sum
+	}
+	err := store.WriteNAR(ctx, c, b.info.Path)
+	hash := nix.SHA256Hash([sha256.Size]byte(sum()))
+	if err == nil {
+		err = b.info.CheckNAR(hash, b.info.NARSize-c.left)
+	}
+	if err == nil {
+		_, err = w.Write(c.last[:])
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", b.info.Path, err)
+	}
+	return nil
+}
+
+// A checker hashes what is written to it and keeps the last byte back.
+type checker struct {
+	w    io.Writer
+	info *nix.PathInfo
+	hash io.Writer
+	left int64 // bytes that are still to come
+	last [1]byte
+}
+
+func (c *checker) Write(p []byte) (int, error) {
+	if int64(len(p)) > c.left {
+		return 0, fmt.Errorf("%w: NAR has more than the %d bytes expected", nix.ErrDamaged, c.info.NARSize)
+	}
+	c.hash.Write(p) // a hash never fails
+	c.left -= int64(len(p))
+	n := len(p)
+	if c.left == 0 && n > 0 {
+		c.last[0] = p[n-1]
+		n--
+	}
+	if written, err := c.w.Write(p[:n]); err != nil {
+		return written, err
+	}
+	return len(p), nil
+}
+
+// errEnough ends the making of a NAR of which the rest is not wanted.
+var errEnough = errors.New("the rest is not wanted")
+
+// A window passes on a part of what is written to it. It calls start before the
+// first byte, so that an error until then can still be told.
+type window struct {
+	w     io.Writer
+	part  byteRange
+	pos   int64
+	start func()
+}
+
+func (w *window) Write(p []byte) (int, error) {
+	first := max(0, w.part.first-w.pos)
+	end := min(int64(len(p)), w.part.end-w.pos)
+	w.pos += int64(len(p))
+	if first < end {
+		if w.start != nil {
+			w.start()
+			w.start = nil
+		}
+		if _, err := w.w.Write(p[first:end]); err != nil {
+			return 0, err
+		}
+	}
+	if w.pos >= w.part.end {
+		return len(p), errEnough
+	}
+	return len(p), nil
+}
