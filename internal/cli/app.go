@@ -156,6 +156,7 @@ func (p *program) app() *cli.App {
 			p.planCommand(),
 			p.serveCommand(),
 			p.storeCommand(),
+			p.cacheCommand(),
 			p.demoCommand(),
 			p.completionCommand(),
 		},

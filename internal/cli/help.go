@@ -7,6 +7,7 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure [options] --from HOST PATH…    pull to this machine
   copy-closure plan [--html FILE] --to|--from HOST PATH…    what a copy would do
   copy-closure serve [--read-only|--write [--trust-client]] [--store URI]
+  copy-closure cache serve [--listen ADDR] [DIR | --store URI]
   copy-closure store add|info|ls|closure|verify|delete|add-root|set-profile …
   copy-closure demo [DIR…]                    the whole job on this machine alone
   copy-closure completion bash|zsh|fish
