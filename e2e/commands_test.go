@@ -22,33 +22,35 @@ import (
 
 // commands are what testdata/README.md describes.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"closure":     plain(cmdClosure),
-	"count-paths": plain(cmdCountPaths),
-	"daemon":      plain(cmdDaemon),
-	"damage":      plain(cmdDamage),
-	"exits":       plain(cmdExits),
-	"forget":      plain(cmdForget),
-	"gc":          plain(cmdGC),
-	"gc-loop":     plain(cmdGCLoop),
-	"in":          cmdIn,
-	"namespace":   cmdNamespace,
-	"relay":       plain(cmdRelay),
-	"roundtrips":  cmdRoundTrips,
-	"sshd":        plain(cmdSshd),
-	"store":       plain(cmdStore),
-	"valid":       cmdValid,
-	"verify":      cmdVerify,
+	"cache-server": plain(cmdCacheServer),
+	"closure":      plain(cmdClosure),
+	"count-paths":  plain(cmdCountPaths),
+	"daemon":       plain(cmdDaemon),
+	"damage":       plain(cmdDamage),
+	"exits":        plain(cmdExits),
+	"forget":       plain(cmdForget),
+	"gc":           plain(cmdGC),
+	"gc-loop":      plain(cmdGCLoop),
+	"in":           cmdIn,
+	"namespace":    cmdNamespace,
+	"relay":        plain(cmdRelay),
+	"roundtrips":   cmdRoundTrips,
+	"sshd":         plain(cmdSshd),
+	"store":        plain(cmdStore),
+	"valid":        cmdValid,
+	"verify":       cmdVerify,
 }
 
 type stateKey struct{}
 
 // state is what a script has started.
 type state struct {
-	ctx     context.Context
-	env     *testscript.Env
-	sshd    *harness.Sshd
-	relay   *harness.Relay
-	servers int
+	ctx         context.Context
+	env         *testscript.Env
+	sshd        *harness.Sshd
+	relay       *harness.Relay
+	servers     int
+	cacheServer *cacheServer
 }
 
 // newState ends with the script, after what was started later.

@@ -48,9 +48,9 @@ func TestPageListing(t *testing.T) {
 		{"?page=-7", []string{"shown: 1 to 50"}, nil},
 		{"?q=CHAIN-11&page=1", []string{"11 of 120 paths", "chain-119"}, []string{"Next"}},
 		{"?q=" + c[7].Info.Path.HashPart(), []string{"1 of 120 paths", "chain-7 "}, nil},
-		{"?q=no-such-path", []string{"None of 120 paths"}, nil},
+		{"?q=no-such-path", []string{"none of 120 paths"}, nil},
 		{"?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", []string{"&lt;script&gt;"}, []string{"<script"}},
-		{"?q=" + strings.Repeat("%ff", 300), []string{"None of"}, nil},
+		{"?q=" + strings.Repeat("%ff", 300), []string{"none of"}, nil},
 	}
 	for _, c := range cases {
 		res := get(c.query)
