@@ -21,7 +21,7 @@ var corners = []string{"closure", "transport", "remote", "substitute"}
 // map in ARCHITECTURE.md.
 var places = append([]string{
 	".", "e2e", "internal/cli", "internal/delta", "internal/localstore", "internal/nar",
-	"internal/nix", "internal/nixconf", "internal/nixtest", "internal/progress",
+	"internal/nix", "internal/nixconf", "internal/nixtest", "internal/planpage", "internal/progress",
 	"internal/ui", "internal/wire",
 }, corners...)
 
