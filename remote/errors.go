@@ -53,6 +53,7 @@ var farReasons = []struct {
 	{"hash mismatch importing path", nix.ErrDamaged},
 	{"size mismatch importing path", nix.ErrDamaged},
 	{"nar hash is ", nix.ErrDamaged},
+	{"bad archive: ", nix.ErrDamaged},
 	{"is not valid", nix.ErrNotValid},
 }
 

@@ -27,7 +27,7 @@ const (
 	serveReadOnly = "TEST_SERVE_READ_ONLY" // not empty: as if there were no --write
 )
 
-// TestMain lets the test binary stand in for nix-store --serve.
+// TestMain lets the test binary stand in for nix-store --serve and nix-daemon --stdio.
 func TestMain(m *testing.M) {
 	if os.Getenv(serveReport) == "" {
 		os.Exit(m.Run())
@@ -55,10 +55,18 @@ func serveForTest() (report string, err error) {
 		io.WriteCloser
 	}{os.Stdin, os.Stdout}
 	options := remote.ServerOptions{Write: os.Getenv(serveReadOnly) == ""}
-	if err := remote.Serve(context.Background(), stream, serverBackend{store}, options); err != nil {
+	serve := remote.Serve
+	if slices.Contains(os.Args, "--stdio") {
+		serve = serveDaemon
+	}
+	if err := serve(context.Background(), stream, serverBackend{store}, options); err != nil {
 		return "", err
 	}
 	return joinPaths(store.All()), store.Verify()
+}
+
+func serveDaemon(ctx context.Context, stream io.ReadWriteCloser, b remote.Backend, o remote.ServerOptions) error {
+	return remote.ServeDaemon(ctx, stream, b.(serverBackend), o)
 }
 
 // clientObjects are what the tests with real clients copy.
@@ -75,7 +83,8 @@ func joinPaths(paths []nix.StorePath) string {
 	return b.String()
 }
 
-// nixClients are the stock programs that copy over the serve protocol. The host
+// nixClients are the stock programs that copy over the serve protocol, and over the
+// worker protocol. The host
 // localhost makes them start the far program without ssh.
 var nixClients = []struct {
 	name       string
@@ -93,6 +102,12 @@ var nixClients = []struct {
 		push:    []string{"nix", "copy", "--to", "ssh://localhost"},
 		pull:    []string{"nix", "copy", "--no-check-sigs", "--from", "ssh://localhost"},
 		objects: nixtest.Random(6, 25),
+	},
+	{
+		name:    "nix copy ssh-ng",
+		push:    []string{"nix", "copy", "--to", "ssh-ng://localhost"},
+		pull:    []string{"nix", "copy", "--no-check-sigs", "--from", "ssh-ng://localhost"},
+		objects: nixtest.Random(7, 25),
 	},
 }
 
@@ -166,8 +181,8 @@ func pathStrings(paths []nix.StorePath) []string {
 	return strings.Fields(joinPaths(paths))
 }
 
-// servePrograms makes a directory with a program nix-store that serves from this
-// test binary. A shell stands before it, and gets the signal with which Nix's
+// servePrograms makes a directory with programs nix-store and nix-daemon that serve
+// from this test binary. A shell stands before it, and gets the signal with which Nix's
 // clients end their far program as soon as they have what they wanted. The server
 // holds their stderr, so that who waits for the end of that waits for the server.
 func servePrograms(t *testing.T) string {
@@ -178,8 +193,10 @@ func servePrograms(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	script := fmt.Sprintf("#!/bin/sh\n'%s' \"$@\"\nexit $?\n", self)
-	if err := os.WriteFile(filepath.Join(dir, "nix-store"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"nix-store", "nix-daemon"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return dir
 }

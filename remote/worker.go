@@ -40,6 +40,8 @@ const (
 	opQueryValidPaths            = 31
 	opQuerySubstitutablePaths    = 32
 	opQueryValidDerivers         = 33
+	opOptimiseStore              = 34
+	opVerifyStore                = 35
 	opBuildDerivation            = 36
 	opAddSignatures              = 37
 	opNARFromPath                = 38

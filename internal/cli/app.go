@@ -89,6 +89,8 @@ func (p *program) run(ctx context.Context, args []string) error {
 	switch {
 	case p.name == "nix-store":
 		return p.runAsNixStore(ctx, args)
+	case p.name == "nix-daemon":
+		return p.runAsNixDaemon(ctx, args)
 	case p.name == "nix-copy-closure":
 		return p.runApp(ctx, p.nixCopyClosureApp(), args)
 	}

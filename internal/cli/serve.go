@@ -28,13 +28,14 @@ func (p *program) serveCommand() *cli.Command {
 			&cli.BoolFlag{Name: "read-only", Usage: "others may copy from the store and change nothing (default)"},
 			&cli.BoolFlag{Name: "write", Usage: "others may add paths that a trusted key has signed"},
 			&cli.BoolFlag{Name: "trust-client", Usage: "with --write: and others"},
+			&cli.BoolFlag{Name: "daemon-protocol", Usage: "speak as nix-daemon --stdio, not as nix-store --serve"},
 			storeFlag,
 		}, logFlags...),
 		Action: func(c *cli.Context) error {
 			if err := p.setOutput(c); err != nil {
 				return err
 			}
-			r := serveRequest{store: c.String("store"), write: c.Bool("write"), trust: c.Bool("trust-client")}
+			r := serveRequest{store: c.String("store"), write: c.Bool("write"), trust: c.Bool("trust-client"), daemon: c.Bool("daemon-protocol")}
 			switch {
 			case c.NArg() > 0:
 				return usagef("serve takes no arguments, only options")
@@ -43,9 +44,11 @@ func (p *program) serveCommand() *cli.Command {
 			case r.trust && !r.write:
 				return usagef("--trust-client says whose paths --write takes; it needs --write")
 			}
-			if err := p.tellForced(os.Getenv("SSH_ORIGINAL_COMMAND"), r); err != nil {
+			asked := os.Getenv("SSH_ORIGINAL_COMMAND")
+			if err := p.tellForced(asked, r); err != nil {
 				return err
 			}
+			r.daemon = r.daemon || asksForDaemon(asked)
 			return p.serve(c.Context, r)
 		},
 	}
@@ -56,6 +59,15 @@ type serveRequest struct {
 	store string
 	write bool
 	trust bool // take unsigned paths, too
+
+	daemon bool // in the worker protocol
+}
+
+// asksForDaemon reports whether a client behind a forced command wants the worker
+// protocol.
+func asksForDaemon(asked string) bool {
+	return strings.Contains(asked, "nix-daemon") && strings.Contains(asked, "--stdio") ||
+		strings.Contains(asked, "--daemon-protocol")
 }
 
 // tellForced is for a forced command in authorized_keys: what the client asked for
@@ -64,7 +76,7 @@ func (p *program) tellForced(asked string, r serveRequest) error {
 	if asked == "" {
 		return nil
 	}
-	if !strings.Contains(asked, "serve") {
+	if !strings.Contains(asked, "serve") && !asksForDaemon(asked) {
 		return fmt.Errorf("this account serves its store and runs no other command")
 	}
 	ignored := []struct {
@@ -104,6 +116,32 @@ func (p *program) runAsNixStore(ctx context.Context, args []string) error {
 	return p.serve(ctx, r)
 }
 
+// runAsNixDaemon stands in for nix-daemon --stdio [--store URI]: whoever may start it
+// may add what a trusted key has signed, and what he asks to have taken unsigned.
+func (p *program) runAsNixDaemon(ctx context.Context, args []string) error {
+	const usage = "as nix-daemon this program knows only --stdio [--store URI] [--force-trusted|--force-untrusted]"
+	r := serveRequest{store: "auto", write: true, trust: true, daemon: true}
+	stdio := false
+	for i := 0; i < len(args); i++ {
+		switch arg := args[i]; {
+		case arg == "--stdio":
+			stdio = true
+		case arg == "--store" && i+1 < len(args):
+			i++
+			r.store = args[i]
+		case arg == "--force-untrusted":
+			r.trust = false
+		case arg == "--force-trusted", arg == "--default-trust", arg == "--process-ops", arg == "-v", arg == "--verbose":
+		default:
+			return usagef("%s, not %q", usage, arg)
+		}
+	}
+	if !stdio {
+		return usagef("%s", usage)
+	}
+	return p.serve(ctx, r)
+}
+
 // serve answers one client.
 func (p *program) serve(ctx context.Context, r serveRequest) error {
 	leaveProcessors()
@@ -116,10 +154,10 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		return err
 	}
 	if choice.ThroughNix && r.write && r.trust {
-		return becomeNixStore(choice.URI)
+		return becomeNix(r.daemon, choice.URI)
 	}
 	check := func(*nix.PathInfo) error { return nil }
-	if !r.trust {
+	if !r.trust || r.daemon {
 		if check, err = acceptance(); err != nil {
 			return err
 		}
@@ -133,22 +171,30 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	if err != nil {
 		return err
 	}
-	return remote.Serve(ctx, stream, b, remote.ServerOptions{
+	options := remote.ServerOptions{
 		Write:  r.write,
 		Hold:   true,
 		Check:  check,
+		Trust:  r.trust,
 		Logger: p.log,
-	})
+	}
+	if r.daemon {
+		return remote.ServeDaemon(ctx, stream, b, options)
+	}
+	return remote.Serve(ctx, stream, b, options)
 }
 
-// becomeNixStore hands the client to the Nix that is here, which keeps its rules
-// about who may add what.
-func becomeNixStore(uri string) error {
-	file, err := exec.LookPath("nix-store")
+// becomeNix hands the client to the Nix that is here, which keeps its rules about who
+// may add what.
+func becomeNix(daemon bool, uri string) error {
+	args := []string{"nix-store", "--serve", "--write"}
+	if daemon {
+		args = []string{"nix-daemon", "--stdio"}
+	}
+	file, err := exec.LookPath(args[0])
 	if err != nil {
 		return fmt.Errorf("serve through Nix: %w", err)
 	}
-	args := []string{"nix-store", "--serve", "--write"}
 	if uri != "" {
 		args = append(args, "--store", uri)
 	}

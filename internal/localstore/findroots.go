@@ -18,12 +18,14 @@ import (
 // roots says of each path that is a root what makes it one.
 type roots map[nix.StorePath]string
 
+func (r roots) add(p nix.StorePath, by string) { r[p] = by }
+
 // findRoots finds all roots of garbage collection. The caller holds the collector's
 // lock, so that no temporary root comes to be without its being told.
 func (s *Store) findRoots(ctx context.Context) (roots, error) {
 	found := make(roots)
 	for _, dir := range []string{"gcroots", "profiles"} {
-		if err := s.findLinks(ctx, found, s.config.state(dir)); err != nil {
+		if err := s.findLinks(ctx, found.add, s.config.state(dir)); err != nil {
 			return nil, err
 		}
 	}
@@ -37,7 +39,7 @@ func (s *Store) findRoots(ctx context.Context) (roots, error) {
 }
 
 // findLinks finds the roots among the links below dir, direct and indirect.
-func (s *Store) findLinks(ctx context.Context, found roots, dir string) error {
+func (s *Store) findLinks(ctx context.Context, found func(p nix.StorePath, link string), dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case ctx.Err() != nil:
@@ -50,7 +52,7 @@ func (s *Store) findLinks(ctx context.Context, found roots, dir string) error {
 			s.findLink(found, path)
 		case d.Type().IsRegular():
 			if p, err := s.config.StoreDir.ParseBase(d.Name()); err == nil {
-				found[p] = path
+				found(p, path)
 			}
 		}
 		return nil
@@ -59,14 +61,14 @@ func (s *Store) findLinks(ctx context.Context, found roots, dir string) error {
 
 // findLink follows one link, or two where the first is indirect. What leads
 // elsewhere is no root.
-func (s *Store) findLink(found roots, link string) {
+func (s *Store) findLink(found func(p nix.StorePath, link string), link string) {
 	for range 2 {
 		target, err := os.Readlink(link)
 		if err != nil {
 			return
 		}
 		if p, _, err := s.config.StoreDir.Split(target); err == nil {
-			found[p] = link
+			found(p, link)
 			return
 		}
 		if !filepath.IsAbs(target) {

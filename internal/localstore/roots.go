@@ -3,7 +3,6 @@ package localstore
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha1"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -62,12 +61,7 @@ func (s *Store) linkRoot(link string, p nix.StorePath) error {
 	if isBeneath(link, s.config.state("gcroots")) || isBeneath(link, s.config.state("profiles")) {
 		return nil
 	}
-	sum := sha1.Sum([]byte(link))
-	auto := s.config.state("gcroots/auto")
-	if err := os.MkdirAll(auto, 0o755); err != nil {
-		return err
-	}
-	return replaceLink(filepath.Join(auto, nix.EncodeNix32(sum[:])), link)
+	return s.linkIndirectly(link)
 }
 
 // replaceLink makes a symbolic link, in place of one that is there.

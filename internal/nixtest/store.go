@@ -22,11 +22,16 @@ type Store struct {
 	mu      sync.Mutex
 	objects map[nix.StorePath]Object
 	held    map[nix.StorePath]bool
+	roots   map[string]nix.StorePath
 }
 
 // NewStore returns a store in which objects are valid.
 func NewStore(objects ...Object) *Store {
-	s := &Store{objects: make(map[nix.StorePath]Object), held: make(map[nix.StorePath]bool)}
+	s := &Store{
+		objects: make(map[nix.StorePath]Object),
+		held:    make(map[nix.StorePath]bool),
+		roots:   make(map[string]nix.StorePath),
+	}
 	for _, o := range objects {
 		s.objects[o.Info.Path] = o
 	}

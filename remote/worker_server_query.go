@@ -1,0 +1,236 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+func (d *daemonServer) isValidPath(ctx context.Context) error {
+	p := d.in.Path(d.dir)
+	if err := d.request("tell whether a path is valid"); err != nil {
+		return err
+	}
+	valid, err := d.backend.ValidPaths(ctx, []nix.StorePath{p})
+	return d.reply(err, func(w *wire.Writer) { w.Bool(len(valid) > 0) })
+}
+
+func (d *daemonServer) queryValidPaths(ctx context.Context) error {
+	paths := d.in.Paths(d.dir, wire.MaxPaths)
+	substitute := d.version >= workerSubstitute && d.in.Bool()
+	if err := d.request("tell valid paths"); err != nil {
+		return err
+	}
+	if substitute {
+		if err := d.substitute(ctx, paths); err != nil {
+			return d.reply(err, nothing)
+		}
+	}
+	valid, err := d.backend.ValidPaths(ctx, paths)
+	return d.reply(err, func(w *wire.Writer) { w.Paths(sortedPaths(valid)) })
+}
+
+func (d *daemonServer) queryPathInfo(ctx context.Context) error {
+	p := d.in.Path(d.dir)
+	if err := d.request("tell a path info"); err != nil {
+		return err
+	}
+	infos, err := d.backend.PathInfos(ctx, []nix.StorePath{p})
+	return d.reply(err, func(w *wire.Writer) {
+		w.Bool(len(infos) > 0)
+		if len(infos) > 0 {
+			writeKnownInfo(w, infos[0])
+		}
+	})
+}
+
+// writeKnownInfo writes what the store knows of a path, behind the path.
+func writeKnownInfo(w *wire.Writer, info *nix.PathInfo) {
+	sorted := *info
+	sorted.Signatures = slices.Compact(slices.Sorted(slices.Values(info.Signatures)))
+	writeInfo(w, &sorted)
+}
+
+func (d *daemonServer) queryAllValidPaths(ctx context.Context) error {
+	paths, err := d.store.AllPaths(ctx)
+	return d.reply(err, func(w *wire.Writer) { w.Paths(sortedPaths(paths)) })
+}
+
+func (d *daemonServer) queryReferrers(ctx context.Context) error {
+	p := d.in.Path(d.dir)
+	if err := d.request("tell referrers"); err != nil {
+		return err
+	}
+	referrers, err := d.store.Referrers(ctx, p)
+	return d.reply(err, func(w *wire.Writer) { w.Paths(sortedPaths(referrers)) })
+}
+
+func (d *daemonServer) queryValidDerivers(ctx context.Context) error {
+	p := d.in.Path(d.dir)
+	if err := d.request("tell derivers"); err != nil {
+		return err
+	}
+	var valid []nix.StorePath
+	infos, err := d.backend.PathInfos(ctx, []nix.StorePath{p})
+	if err == nil && len(infos) > 0 && !infos[0].Deriver.IsZero() {
+		valid, err = d.backend.ValidPaths(ctx, []nix.StorePath{infos[0].Deriver})
+	}
+	return d.reply(err, func(w *wire.Writer) { w.Paths(valid) })
+}
+
+func (d *daemonServer) queryPathFromHashPart(ctx context.Context) error {
+	part := d.in.String(wire.MaxField)
+	if err := d.request("find a path by its hash part"); err != nil {
+		return err
+	}
+	p, err := d.store.PathOfHashPart(ctx, part)
+	return d.reply(err, func(w *wire.Writer) { w.Path(p) })
+}
+
+func (d *daemonServer) queryDerivationOutputMap(ctx context.Context) error {
+	p := d.in.Path(d.dir)
+	if err := d.request("tell a derivation's outputs"); err != nil {
+		return err
+	}
+	drv, err := d.validDerivation(ctx, p)
+	return d.reply(err, func(w *wire.Writer) {
+		w.Uint64(uint64(len(drv.Outputs)))
+		for _, out := range drv.Outputs {
+			w.String(out.Name)
+			w.Path(out.Path)
+		}
+	})
+}
+
+func (d *daemonServer) validDerivation(ctx context.Context, p nix.StorePath) (*nix.Derivation, error) {
+	infos, err := d.backend.PathInfos(ctx, []nix.StorePath{p})
+	if err == nil && len(infos) == 0 {
+		err = fmt.Errorf("%s: %w", p, nix.ErrNotValid)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.derivation(ctx, infos[0])
+}
+
+// querySubstitutable knows of nothing that could be fetched: what can is found out by
+// fetching it.
+func (d *daemonServer) querySubstitutable(op uint64) error {
+	switch {
+	case op == opQuerySubstitutablePathInfo:
+		d.in.Path(d.dir)
+	case op == opQuerySubstitutableInfos && d.since(22):
+		for range d.in.Count(wire.MaxPaths) {
+			d.in.Path(d.dir)
+			if d.in.String(wire.MaxField); d.in.Err() != nil { // a content address
+				break
+			}
+		}
+	default:
+		d.in.Paths(d.dir, wire.MaxPaths)
+	}
+	if err := d.request("tell what can be substituted"); err != nil {
+		return err
+	}
+	return d.reply(nil, func(w *wire.Writer) { w.Uint64(0) })
+}
+
+func (d *daemonServer) queryMissing(ctx context.Context) error {
+	wanted := d.in.Strings(serverMaxWanted, wire.MaxPath)
+	if err := d.request("tell what is missing"); err != nil {
+		return err
+	}
+	var build, unknown []nix.StorePath
+	for _, word := range wanted {
+		missing, err := d.missing(ctx, word)
+		switch {
+		case err != nil:
+			return d.reply(err, nothing)
+		case missing.IsZero():
+		case isPath(d.dir, word):
+			unknown = append(unknown, missing)
+		default:
+			build = append(build, missing)
+		}
+	}
+	return d.reply(nil, func(w *wire.Writer) {
+		w.Paths(sortedPaths(build))
+		w.Paths(nil) // nothing is known to be substitutable
+		w.Paths(sortedPaths(unknown))
+		w.Uint64(0) // to download
+		w.Uint64(0) // of NARs
+	})
+}
+
+func isPath(dir nix.StoreDir, word string) bool {
+	_, err := dir.Parse(word)
+	return err == nil
+}
+
+// missing is missingOf where, to newer clients, a derivation means its file and not
+// its outputs.
+func (d *daemonServer) missing(ctx context.Context, wanted string) (nix.StorePath, error) {
+	p, err := d.dir.Parse(wanted)
+	if err != nil || !d.since(30) {
+		return d.missingOf(ctx, wanted)
+	}
+	valid, err := d.backend.ValidPaths(ctx, []nix.StorePath{p})
+	if err != nil || len(valid) > 0 {
+		return nix.StorePath{}, err
+	}
+	return p, nil
+}
+
+// queryRealisation knows of none: nothing is built here.
+func (d *daemonServer) queryRealisation() error {
+	d.in.String(wire.MaxField)
+	if err := d.request("tell a realisation"); err != nil {
+		return err
+	}
+	return d.reply(nil, func(w *wire.Writer) { w.Uint64(0) })
+}
+
+// narFromPath answers with an error, or with a NAR that breaks off where it turns out
+// not to be the one that the path info promises.
+func (d *daemonServer) narFromPath(ctx context.Context) error {
+	p := d.in.Path(d.dir)
+	if err := d.request("send a path"); err != nil {
+		return err
+	}
+	infos, err := d.backend.PathInfos(ctx, []nix.StorePath{p})
+	if err == nil && len(infos) == 0 {
+		err = fmt.Errorf("send %s: %w", p, nix.ErrNotValid)
+	}
+	if err != nil {
+		return d.reply(err, nothing)
+	}
+	d.out.Uint64(stderrLast)
+	return d.sendNAR(ctx, infos[0])
+}
+
+func (d *daemonServer) findRoots(ctx context.Context) error {
+	roots, err := d.store.Roots(ctx)
+	return d.reply(err, func(w *wire.Writer) {
+		w.Uint64(uint64(len(roots)))
+		for _, link := range slices.Sorted(maps.Keys(roots)) {
+			w.String(link)
+			w.Path(roots[link])
+		}
+	})
+}
+
+// setOptions reads what a client would have a build do.
+func (d *daemonServer) setOptions() error {
+	for range 12 {
+		d.in.Uint64()
+	}
+	d.skipStrings(2 * d.in.Count(serverMaxWords))
+	if err := d.request("set options"); err != nil {
+		return err
+	}
+	return d.reply(nil, nothing)
+}
