@@ -202,8 +202,10 @@ func (s script) farPath(dir string, ours, asNix, bare bool) (string, error) {
 	}
 	if asNix {
 		bin := filepath.Join(dir, "as-nix")
+		ours := filepath.Join(s.Getenv("bin"), "copy-closure")
 		err := errors.Join(os.Mkdir(bin, 0o755),
-			os.Symlink(filepath.Join(s.Getenv("bin"), "copy-closure"), filepath.Join(bin, "nix-store")))
+			os.Symlink(ours, filepath.Join(bin, "nix-store")),
+			os.Symlink(ours, filepath.Join(bin, "nix-daemon")))
 		if err != nil {
 			return "", err
 		}
