@@ -40,7 +40,7 @@ func (d *Daemon) Describe() string {
 	select {
 	case <-d.dialect.introduced:
 		if d.dialect.nixVersion != "" {
-			text += ", Nix " + d.dialect.nixVersion
+			text += " of " + d.dialect.nixVersion
 		}
 	default:
 	}
