@@ -37,6 +37,7 @@ func (*workerDialect) hello(w *wire.Writer) {
 // greet reads the daemon's version, on which it depends what else a client says at
 // first, and says that.
 func (d *workerDialect) greet(c *conn, r *wire.Reader) error {
+	c.sayHello()
 	if err := c.readPrelude(r, workerMagicServer); err != nil {
 		return err
 	}
@@ -55,6 +56,14 @@ func (d *workerDialect) greet(c *conn, r *wire.Reader) error {
 	}
 	close(c.greeted)
 	return d.readIntroduction(c, r)
+}
+
+// sayHello does not wait for the first request, which must wait for the answer. An
+// error of writing shows in what is read.
+func (c *conn) sayHello() {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.w.Flush()
 }
 
 // introduceWorker says what a daemon expects behind the versions.
