@@ -16,7 +16,8 @@ type response struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	stall   time.Duration
-	status  int // 0 until the header is written
+	until   time.Time // when the client is given up
+	status  int       // 0 until the header is written
 	sent    int64
 }
 
@@ -29,7 +30,11 @@ func newResponse(w http.ResponseWriter, stall time.Duration) *response {
 // extend gives the client time for another step. Where deadlines are not supported,
 // as in a test, there are none.
 func (res *response) extend() {
-	_ = res.control.SetWriteDeadline(time.Now().Add(res.stall))
+	until := time.Now().Add(res.stall)
+	if until.Sub(res.until) > res.stall/16 {
+		res.until = until
+		_ = res.control.SetWriteDeadline(until)
+	}
 }
 
 // WriteHeader implements http.ResponseWriter.

@@ -33,9 +33,12 @@ import (
 // A liveStore is a store in memory as a server wants it.
 type liveStore struct {
 	*nixtest.Store
-	holds atomic.Int32 // that were not released
-	block chan struct{}
+	holds   atomic.Int32 // that were not released
+	version atomic.Int32
+	block   chan struct{}
 }
+
+func (s *liveStore) Version() (any, bool) { v := s.version.Load(); return v, v != 0 }
 
 func (s *liveStore) PathInfoFromHashPart(ctx context.Context, part string) (*nix.PathInfo, error) {
 	for _, p := range s.All() {
@@ -143,6 +146,34 @@ func TestServeStore(t *testing.T) {
 	}
 	if n := store.holds.Load(); n != 0 {
 		t.Errorf("%d paths are held for ever", n)
+	}
+}
+
+// TestServeChanges wants a server to know nothing that is not so any more.
+func TestServeChanges(t *testing.T) {
+	o := nixtest.Source("a", nixtest.Node{Content: "a"})
+	target := "/" + substitute.NARInfoName(o.Info.Path)
+	store := newLiveStore()
+	s := substitute.NewStoreServer(store, substitute.StoreOptions{}, substitute.ServerOptions{})
+	for _, version := range []int32{1, 1, 2, 0, 0, 3} { // 0: cannot be told
+		store.version.Store(version)
+		if res := do(s, "GET", target); res.Code != http.StatusNotFound {
+			t.Errorf("version %d: %d", version, res.Code)
+		}
+	}
+	store.Store = nixtest.NewStore(o)
+	for _, version := range []int32{4, 4, 0, 5} {
+		store.version.Store(version)
+		if res := do(s, "GET", target); res.Code != http.StatusOK {
+			t.Errorf("version %d: %d", version, res.Code)
+		}
+	}
+	for _, version := range []int32{6, 0, 7} {
+		store.Remove(o.Info.Path)
+		store.version.Store(version)
+		if res := do(s, "GET", target); res.Code != http.StatusNotFound {
+			t.Errorf("version %d: %d", version, res.Code)
+		}
 	}
 }
 

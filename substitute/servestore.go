@@ -2,13 +2,11 @@ package substitute
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -20,6 +18,9 @@ type ServedStore interface {
 	StoreDir() nix.StoreDir
 	PathInfoFromHashPart(ctx context.Context, part string) (*nix.PathInfo, error)
 	AllPaths(ctx context.Context) ([]nix.StorePath, error)
+	// Version returns a value that differs from an earlier one if a path was added,
+	// signed or deleted in between; ok is false where that cannot be told.
+	Version() (version any, ok bool)
 	// HoldUntil keeps a path from garbage collection until release is called.
 	HoldUntil(ctx context.Context, p nix.StorePath) (release func() error, err error)
 	// WriteNAR writes p's contents as they are, whether or not they are what the
@@ -48,6 +49,7 @@ type storeCache struct {
 	store    ServedStore
 	options  StoreOptions
 	encoders encoders // nil: none
+	narInfos textCache
 }
 
 // For how long answers may be kept. Signatures may come later, and paths go.
@@ -88,19 +90,23 @@ func (c *storeCache) serve(s *Server, res *response, r *http.Request, name strin
 		if err != nil {
 			return err
 		}
-		return text(res, r, "text/x-nix-cache-info", info.Text())
+		return newText(info.Text()).answer(res, r, "text/x-nix-cache-info")
 	}
-	t, ok := parseStoreFile(name, r.URL.Query().Get("hash"))
+	hash := ""
+	if r.URL.RawQuery != "" {
+		hash = r.URL.Query().Get("hash")
+	}
+	t, ok := parseStoreFile(name, hash)
 	if !ok {
 		return fs.ErrNotExist
 	}
-	n, err := c.lookup(r.Context(), t.part)
-	if err != nil {
-		return err
+	if t.kind == narInfoFile {
+		return c.narInfo(res, r, t.part)
 	}
+	n, err := c.lookup(r.Context(), t.part)
 	switch {
-	case t.kind == narInfoFile:
-		return text(res, r, "text/x-nix-narinfo", n.Text())
+	case err != nil:
+		return err
 	case t.kind == listingFile:
 		return c.listing(s, res, r, n)
 	case t.narHash != n.NARHash.Nix32():
@@ -109,29 +115,21 @@ func (c *storeCache) serve(s *Server, res *response, r *http.Request, name strin
 	return c.nar(s, res, r, n)
 }
 
-// text answers with a short text.
-func text(res *response, r *http.Request, contentType, body string) error {
-	h, etag := res.Header(), etagOf(body)
-	h.Set("Content-Type", contentType)
-	h.Set("Cache-Control", keepInfo)
-	h.Set("ETag", etag)
-	if notModified(r, etag) {
-		res.WriteHeader(http.StatusNotModified)
-		return nil
+// narInfo answers with a narinfo, and keeps it for as long as nothing changes.
+func (c *storeCache) narInfo(res *response, r *http.Request, part string) error {
+	version, known := c.store.Version()
+	t, found := c.narInfos.get(part, version)
+	if !known || !found {
+		n, err := c.lookup(r.Context(), part)
+		if err != nil {
+			return err
+		}
+		t = newText(n.Text())
+		if known {
+			c.narInfos.put(part, t, version)
+		}
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	res.WriteHeader(http.StatusOK)
-	if r.Method == http.MethodHead {
-		return nil
-	}
-	_, err := io.WriteString(res, body)
-	return err
-}
-
-// etagOf is the tag of a text.
-func etagOf(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return `"` + nix.EncodeNix32(sum[:20]) + `"`
+	return t.answer(res, r, "text/x-nix-narinfo")
 }
 
 // listing answers with what is in a path. The NAR is read for it: only there do
@@ -254,8 +252,11 @@ func parseStoreFile(name, hash string) (storeFile, bool) {
 	dir, base, _ := strings.Cut(name, "/")
 	if base == "" {
 		part, suffix, _ := strings.Cut(name, ".")
-		kind, known := map[string]int{"narinfo": narInfoFile, "ls": listingFile}[suffix]
-		return storeFile{kind: kind, part: part}, known && isNix32(part, hashPartLen)
+		kind := narInfoFile
+		if suffix == "ls" {
+			kind = listingFile
+		}
+		return storeFile{kind: kind, part: part}, (suffix == "narinfo" || suffix == "ls") && isNix32(part, hashPartLen)
 	}
 	words, isNAR := strings.CutSuffix(base, ".nar")
 	part, narHash, both := strings.Cut(words, "-")

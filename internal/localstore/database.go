@@ -274,6 +274,22 @@ func (d *database) connectForReading() (*connection, error) {
 	return &connection{Conn: conn, frozen: true, was: was}, nil
 }
 
+// settled is for how long the files of a database must have been left alone until
+// their times tell a later change from the last: longer than any clock's tick.
+const settled = 100 * time.Millisecond
+
+// Version returns a value that differs from an earlier one if anything was committed
+// in between, without asking the database. ok is false where it cannot tell, as right
+// after a change.
+func (s *Store) Version() (version any, ok bool) {
+	state, err := s.db.state()
+	if err != nil {
+		return nil, false
+	}
+	limit := time.Now().Add(-settled)
+	return state, state.database.changed.Before(limit) && state.log.changed.Before(limit)
+}
+
 // A fileState tells whether a database may have changed.
 type fileState struct {
 	database, log fileStamp

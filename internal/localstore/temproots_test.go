@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -156,6 +157,38 @@ func TestHoldUntil(t *testing.T) {
 	holders.Wait()
 	if left := tempRootsOf(t, root); len(left) > 0 {
 		t.Errorf("still held: %v", left)
+	}
+}
+
+// TestVersion wants every change to be seen, whoever makes it.
+func TestVersion(t *testing.T) {
+	root := tempDir(t)
+	fill(t, root)
+	c := localstore.Under(root)
+	c.ReadOnly = true
+	reader := openStore(t, c)
+	version := func() any {
+		for {
+			if v, ok := reader.Version(); ok {
+				return v
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	seen := map[any]bool{}
+	for i, o := range mixed()[:5] {
+		v := version()
+		if seen[v] {
+			t.Errorf("path %d has not changed the version", i)
+		}
+		seen[v] = true
+		if v != version() {
+			t.Error("it changes by itself")
+		}
+		fill(t, root, o)
+		if _, ok := reader.Version(); ok && version() == v {
+			t.Error("right after a change the version is as before")
+		}
 	}
 }
 
