@@ -282,12 +282,15 @@ const settled = 100 * time.Millisecond
 // in between, without asking the database. ok is false where it cannot tell, as right
 // after a change.
 func (s *Store) Version() (version any, ok bool) {
-	state, err := s.db.state()
-	if err != nil {
-		return nil, false
-	}
+	var files [2]fileStamp
 	limit := time.Now().Add(-settled)
-	return state, state.database.changed.Before(limit) && state.log.changed.Before(limit)
+	for i, path := range []string{s.db.path, s.db.path + "-wal"} {
+		var err error
+		if files[i], _, err = stamp(path); err != nil || !files[i].changed.Before(limit) {
+			return nil, false
+		}
+	}
+	return files, true
 }
 
 // A fileState tells whether a database may have changed.
