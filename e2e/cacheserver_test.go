@@ -2,9 +2,11 @@ package e2e_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -47,8 +49,14 @@ func (s script) startCacheServer(args []string) (*cacheServer, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	line := append([]string{"cache", "serve", "--listen", "127.0.0.1:0"}, args...)
-	server := &cacheServer{cmd: exec.CommandContext(s.ctx, s.Getenv("bin")+"/copy-closure", line...)}
+	line := append([]string{s.Getenv("bin") + "/copy-closure", "cache", "serve", "--listen", "127.0.0.1:0"}, args...)
+	server := &cacheServer{cmd: exec.CommandContext(s.ctx, line[0], line[1:]...)}
+	if len(args) > 0 && args[0] == "-socket" {
+		line = append(line[:3], args[1:]...)
+		if server.cmd, err = socketActivated(s.ctx, line); err != nil {
+			return nil, "", err
+		}
+	}
 	server.cmd.Dir, server.cmd.Env = s.MkAbs("."), s.env.Vars
 	stderr, err := server.cmd.StderrPipe()
 	if err != nil {
@@ -68,6 +76,23 @@ func (s script) startCacheServer(args []string) (*cacheServer, string, error) {
 		return nil, "", errors.Join(fmt.Errorf("it says %q", first), err, server.stop())
 	}
 	return server, url, nil
+}
+
+// socketActivated starts a program as systemd would that has a socket for it.
+func socketActivated(ctx context.Context, line []string) (*exec.Cmd, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		return nil, err
+	}
+	script := []string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh"}
+	cmd := exec.CommandContext(ctx, "sh", append(script, line...)...)
+	cmd.ExtraFiles = []*os.File{f} // is closed by the garbage collector, after Start
+	return cmd, nil
 }
 
 // stop asks the server to end, which is to end it without an error.

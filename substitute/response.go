@@ -19,6 +19,7 @@ type response struct {
 	until   time.Time // when the client is given up
 	status  int       // 0 until the header is written
 	sent    int64
+	broken  bool // it was broken off
 }
 
 func newResponse(w http.ResponseWriter, stall time.Duration) *response {

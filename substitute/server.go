@@ -159,6 +159,7 @@ func (s *Server) fail(res *response, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
 	switch {
 	case res.status != 0:
+		res.broken = true
 		if !gone {
 			s.options.Logger.Warn("broken off: "+err.Error(), "request", fmt.Sprintf("%.200q", r.URL.Path), "client", r.RemoteAddr)
 		}
@@ -218,6 +219,6 @@ func (s *Server) crowded() bool { return len(s.transfers) >= runtime.GOMAXPROCS(
 // logAccess writes the line of a request, also of one that was broken off.
 func (s *Server) logAccess(res *response, r *http.Request, begun time.Time) {
 	s.options.AccessLog.Info(r.Method+" "+fmt.Sprintf("%.300q", r.URL.RequestURI()),
-		"status", res.status, "bytes", res.sent, "took", time.Since(begun).Round(time.Microsecond),
+		"status", res.status, "bytes", res.sent, "complete", !res.broken, "took", time.Since(begun).Round(time.Microsecond),
 		"client", r.RemoteAddr, "agent", fmt.Sprintf("%.100q", r.UserAgent()))
 }
