@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/copy-closure/copy-closure/internal/ui"
+	"github.com/copy-closure/copy-closure/substitute"
 )
 
 // Version is set by the linker for releases.
@@ -62,6 +63,8 @@ type program struct {
 	log    *slog.Logger
 
 	sshOptions []string // in place of those of NIX_SSHOPTS, if not nil
+
+	web *substitute.Web // nil until a cache on a web server is used
 }
 
 // errInterrupted is the cause of a context that a signal ended.

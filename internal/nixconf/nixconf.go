@@ -13,22 +13,26 @@ import (
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
-// defaultKeys are what Nix trusts where nothing is configured: its public cache.
-const defaultKeys = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+// What Nix uses and trusts where nothing is configured: its public cache.
+const (
+	defaultKeys         = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+	defaultSubstituters = "https://cache.nixos.org/"
+)
 
 // maxIncludes bounds how deep configuration files include each other.
 const maxIncludes = 16
 
 // Settings are the keys of a configuration with their values.
 type Settings struct {
-	values map[string]string
+	values    map[string]string
+	systemDir string // of nix.conf
 }
 
 // Load reads the configuration as Nix does: /etc/nix/nix.conf (or that of
 // NIX_CONF_DIR), our own copy-closure.conf beside the user's files, the user's
 // files, and NIX_CONFIG; the later wins. Files that do not exist are passed over.
 func Load(getenv func(string) string) (*Settings, error) {
-	s := &Settings{values: make(map[string]string)}
+	s := &Settings{values: make(map[string]string), systemDir: systemDir(getenv)}
 	for _, file := range files(getenv) {
 		if err := s.readFile(file, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -40,13 +44,16 @@ func Load(getenv func(string) string) (*Settings, error) {
 	return s, nil
 }
 
+func systemDir(getenv func(string) string) string {
+	if dir := getenv("NIX_CONF_DIR"); dir != "" {
+		return dir
+	}
+	return "/etc/nix"
+}
+
 // files lists the configuration files, the weakest first.
 func files(getenv func(string) string) []string {
-	system := getenv("NIX_CONF_DIR")
-	if system == "" {
-		system = "/etc/nix"
-	}
-	list := []string{filepath.Join(system, "nix.conf"), "/etc/copy-closure/copy-closure.conf"}
+	list := []string{filepath.Join(systemDir(getenv), "nix.conf"), "/etc/copy-closure/copy-closure.conf"}
 	if user := getenv("NIX_USER_CONF_FILES"); user != "" {
 		words := strings.Split(user, ":")
 		for i := len(words) - 1; i >= 0; i-- {
@@ -125,8 +132,15 @@ func (s *Settings) set(key, value string) {
 
 // canonical resolves Nix's aliases.
 func canonical(key string) string {
-	if key == "binary-cache-public-keys" {
+	switch key {
+	case "binary-cache-public-keys":
 		return "trusted-public-keys"
+	case "binary-caches":
+		return "substituters"
+	case "trusted-binary-caches":
+		return "trusted-substituters"
+	case "filetransfer-retry-attempts":
+		return "download-attempts"
 	}
 	return key
 }
@@ -136,8 +150,11 @@ func (s *Settings) text(key string) string {
 	if value, ok := s.values[key]; ok {
 		return value
 	}
-	if key == "trusted-public-keys" {
+	switch key {
+	case "trusted-public-keys":
 		return defaultKeys
+	case "substituters":
+		return defaultSubstituters
 	}
 	return ""
 }

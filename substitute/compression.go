@@ -1,0 +1,58 @@
+package substitute
+
+import (
+	"bufio"
+	"compress/bzip2"
+	"compress/gzip"
+	"fmt"
+	"io"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+	"github.com/mikelolasagasti/xz"
+)
+
+// How far back a compressed stream may refer, in bytes: so much memory it takes to
+// read it. The strongest levels of each need as much.
+const (
+	maxZstdWindow   = 128 << 20
+	maxXZDictionary = 64 << 20
+)
+
+// NewReader returns what r holds compressed. Closing it leaves r open.
+func (c Compression) NewReader(r io.Reader) (io.ReadCloser, error) {
+	switch c {
+	case None:
+		return io.NopCloser(r), nil
+	case XZ:
+		return plainReader(xz.NewReader(r, maxXZDictionary))
+	case Zstd:
+		return newZstdReader(r)
+	case Bzip2:
+		return io.NopCloser(bzip2.NewReader(bufio.NewReader(r))), nil
+	case Gzip:
+		return plainReader(gzip.NewReader(r))
+	case Brotli:
+		return io.NopCloser(brotli.NewReader(r)), nil
+	}
+	return nil, fmt.Errorf("compression %.40q cannot be read; none, xz, bzip2, zstd, gzip and br can", string(c))
+}
+
+// plainReader is for a decompressor that need not be closed.
+func plainReader(r io.Reader, err error) (io.ReadCloser, error) {
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(r), nil
+}
+
+// newZstdReader decompresses in the goroutine that reads: several NARs are read side
+// by side, which keeps the processors busy already.
+func newZstdReader(r io.Reader) (io.ReadCloser, error) {
+	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(maxZstdWindow))
+	if err != nil {
+		return nil, err
+	}
+	return d.IOReadCloser(), nil
+}

@@ -1,0 +1,218 @@
+package substitute
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// WebOptions say how web servers are used. The zero value is usable.
+type WebOptions struct {
+	ConnectTimeout time.Duration // until a connection stands; 0: 15 s
+	StallTimeout   time.Duration // for a server that says nothing; 0: 30 s
+	Attempts       int           // at one request; 0: 5
+	// Credentials returns the name and the password for a host, as a netrc file has
+	// them; nil: there are none.
+	Credentials func(host string) (login, password string, ok bool)
+	Logger      *slog.Logger // nil discards
+}
+
+// A Web reaches the caches on web servers, which share its connections. Its methods
+// may be called concurrently.
+type Web struct {
+	options WebOptions
+	client  *http.Client
+}
+
+const (
+	maxRedirects = 10
+	maxHeader    = 64 << 10 // bytes of a response's header
+	// webRequests is the number of small requests that are under way at once: over
+	// 50 ms it makes 2,500 of them a second.
+	webRequests = 128
+)
+
+// NewWeb prepares connections; proxies are those of the environment.
+func NewWeb(o WebOptions) *Web {
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = 15 * time.Second
+	}
+	if o.StallTimeout == 0 {
+		o.StallTimeout = 30 * time.Second
+	}
+	if o.Attempts == 0 {
+		o.Attempts = 5
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	transport := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: o.ConnectTimeout}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    o.ConnectTimeout,
+		ResponseHeaderTimeout:  o.StallTimeout,
+		IdleConnTimeout:        time.Minute,
+		MaxIdleConnsPerHost:    webRequests,
+		MaxConnsPerHost:        webRequests,
+		MaxResponseHeaderBytes: maxHeader,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // sizes and ranges are those of the file
+	}
+	return &Web{options: o, client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}
+}
+
+func checkRedirect(next *http.Request, before []*http.Request) error {
+	switch {
+	case len(before) > maxRedirects:
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	case before[0].URL.Scheme == "https" && next.URL.Scheme != "https":
+		return fmt.Errorf("redirected from https to %s", next.URL.Scheme)
+	}
+	return nil
+}
+
+// HTTP is a cache on a web server, http:// or https://.
+type HTTP struct {
+	web  *Web
+	base *url.URL // ends with a slash; without user
+	user *url.Userinfo
+}
+
+// Cache returns the cache at an address, which may hold a user and a password. It
+// asks nothing.
+func (w *Web) Cache(address string) (*HTTP, error) {
+	base, err := url.Parse(address)
+	if err != nil {
+		return nil, errors.New("this is no URL") // the error would show the password
+	}
+	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return nil, fmt.Errorf("%s is not http://HOST/… or https://HOST/…", base.Redacted())
+	}
+	h := &HTTP{web: w, user: base.User}
+	base.User, base.RawQuery, base.Fragment = nil, "", ""
+	h.base = base.JoinPath("/")
+	return h, nil
+}
+
+// String implements Files.
+func (h *HTTP) String() string { return strings.TrimSuffix(h.base.String(), "/") }
+
+// Open implements Files. A contents that breaks off is taken up again where it
+// broke, as often as WebOptions.Attempts allow.
+func (h *HTTP) Open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
+	u, err := h.base.Parse(name)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%s: %.200q is not the name of a file in a cache", h, name)
+	}
+	d := &download{HTTP: h, ctx: ctx, url: u, offset: offset, size: -1}
+	if err := d.begin(); err != nil {
+		return nil, err
+	}
+	return d.contents()
+}
+
+// newRequest returns a request for a file of this cache. Credentials go to the cache's
+// own server and to no other.
+func (h *HTTP) newRequest(ctx context.Context, method string, u *url.URL, body io.Reader) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("User-Agent", "copy-closure")
+	if u.Host != h.base.Host || u.Scheme != h.base.Scheme {
+		return r, nil
+	}
+	if h.user != nil {
+		password, _ := h.user.Password()
+		r.SetBasicAuth(h.user.Username(), password)
+	} else if h.web.options.Credentials != nil {
+		if login, password, ok := h.web.options.Credentials(u.Hostname()); ok {
+			r.SetBasicAuth(login, password)
+		}
+	}
+	return r, nil
+}
+
+// A StatusError is an answer that is not the file. That it is missing is
+// fs.ErrNotExist.
+type StatusError struct {
+	URL        string
+	Code       int
+	RetryAfter time.Duration // 0: not said
+}
+
+func (e *StatusError) Error() string {
+	text := fmt.Sprintf("%s: the server answers %d %s", e.URL, e.Code, http.StatusText(e.Code))
+	switch e.Code {
+	case http.StatusUnauthorized, http.StatusProxyAuthRequired:
+		text += "; put a line for this host into the netrc file, machine HOST login NAME password WORD, or NAME:WORD@ before the host in the URL"
+	}
+	return text
+}
+
+// Is makes absence recognizable. A server that may not list its files, as of S3, says
+// "forbidden" of those that are missing.
+func (e *StatusError) Is(target error) bool {
+	switch e.Code {
+	case http.StatusNotFound, http.StatusGone, http.StatusForbidden:
+		return target == fs.ErrNotExist
+	}
+	return false
+}
+
+// temporary reports whether the same request may succeed later.
+func (e *StatusError) temporary() bool {
+	switch e.Code {
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
+		return false
+	case http.StatusTooManyRequests, http.StatusRequestTimeout:
+		return true
+	}
+	return e.Code >= 500
+}
+
+// do sends a request and returns an answer that has one of the codes.
+func (h *HTTP) do(r *http.Request, codes ...int) (*http.Response, error) {
+	response, err := h.web.client.Do(r)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err // it shows the whole URL once more
+		}
+		if cause := context.Cause(r.Context()); cause != nil {
+			err = cause
+		}
+		return nil, fmt.Errorf("%s: %w", r.URL.Redacted(), err)
+	}
+	for _, code := range codes {
+		if response.StatusCode == code {
+			return response, nil
+		}
+	}
+	io.CopyN(io.Discard, response.Body, maxHeader) // so that the connection can be used again
+	response.Body.Close()
+	return nil, &StatusError{r.URL.Redacted(), response.StatusCode, retryAfter(response.Header, time.Now())}
+}
+
+// retryAfter reads the header of that name: seconds, or a date.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	text := header.Get("Retry-After")
+	if n, err := strconv.Atoi(text); err == nil && n > 0 {
+		return time.Duration(min(n, 3600)) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil && at.After(now) {
+		return at.Sub(now)
+	}
+	return 0
+}
