@@ -35,7 +35,20 @@ func (c Compression) NewReader(r io.Reader) (io.ReadCloser, error) {
 	case Brotli:
 		return io.NopCloser(brotli.NewReader(r)), nil
 	}
-	return nil, fmt.Errorf("compression %.40q cannot be read; none, xz, bzip2, zstd, gzip and br can", string(c))
+	return nil, c.unknown()
+}
+
+// readable reports whether NewReader knows c.
+func (c Compression) readable() bool {
+	switch c {
+	case None, XZ, Zstd, Bzip2, Gzip, Brotli:
+		return true
+	}
+	return false
+}
+
+func (c Compression) unknown() error {
+	return fmt.Errorf("compression %.40q cannot be read; none, xz, bzip2, zstd, gzip and br can", string(c))
 }
 
 // plainReader is for a decompressor that need not be closed.
