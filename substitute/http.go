@@ -36,7 +36,7 @@ type Web struct {
 
 const (
 	maxRedirects = 10
-	maxHeader    = 64 << 10 // bytes of a response's header
+	maxAnswerHeader    = 64 << 10 // bytes of a response's header
 	// webRequests is the number of small requests that are under way at once: over
 	// 50 ms it makes 2,500 of them a second.
 	webRequests = 128
@@ -65,7 +65,7 @@ func NewWeb(o WebOptions) *Web {
 		IdleConnTimeout:        time.Minute,
 		MaxIdleConnsPerHost:    webRequests,
 		MaxConnsPerHost:        webRequests,
-		MaxResponseHeaderBytes: maxHeader,
+		MaxResponseHeaderBytes: maxAnswerHeader,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // sizes and ranges are those of the file
 	}
@@ -200,7 +200,7 @@ func (h *HTTP) do(r *http.Request, codes ...int) (*http.Response, error) {
 			return response, nil
 		}
 	}
-	io.CopyN(io.Discard, response.Body, maxHeader) // so that the connection can be used again
+	io.CopyN(io.Discard, response.Body, maxAnswerHeader) // so that the connection can be used again
 	response.Body.Close()
 	return nil, &StatusError{r.URL.Redacted(), response.StatusCode, retryAfter(response.Header, time.Now())}
 }
