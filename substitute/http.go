@@ -35,8 +35,8 @@ type Web struct {
 }
 
 const (
-	maxRedirects = 10
-	maxAnswerHeader    = 64 << 10 // bytes of a response's header
+	maxRedirects    = 10
+	maxAnswerHeader = 64 << 10 // bytes of a response's header
 	// webRequests is the number of small requests that are under way at once: over
 	// 50 ms it makes 2,500 of them a second.
 	webRequests = 128

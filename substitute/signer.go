@@ -1,11 +1,6 @@
 package substitute
 
-import (
-	"fmt"
-	"slices"
-
-	"github.com/copy-closure/copy-closure/internal/nix"
-)
+import "github.com/copy-closure/copy-closure/internal/nix"
 
 // A Signer signs what leaves a store. Its signature says "this machine vouches for
 // this path", so it is given only to paths for which that is true, unless All is
@@ -19,22 +14,10 @@ type Signer struct {
 // Sign returns the signatures of info: those that it has, and those of s. It does
 // not change info.
 func (s *Signer) Sign(info *nix.PathInfo) ([]string, error) {
-	sigs := info.Signatures
 	if len(s.Keys) == 0 || !s.vouches(info) {
-		return sigs, nil
+		return info.Signatures, nil
 	}
-	sigs = slices.Clone(sigs)
-	for _, key := range s.Keys {
-		if signedBy(nix.TrustedKeys{key.Name: key.Public()}, info) {
-			continue
-		}
-		sig, err := key.Sign(info)
-		if err != nil {
-			return nil, fmt.Errorf("sign with %s: %w", key.Name, err)
-		}
-		sigs = append(sigs, sig)
-	}
-	return sigs, nil
+	return info.SignedWith(s.Keys)
 }
 
 // vouches reports whether this machine has built the path, or has it from somebody
@@ -42,17 +25,9 @@ func (s *Signer) Sign(info *nix.PathInfo) ([]string, error) {
 // content address says. Content addresses over something else than the NAR would
 // have to be computed; such paths need no signature anywhere.
 func (s *Signer) vouches(info *nix.PathInfo) bool {
-	if s.All || info.Ultimate || signedBy(s.Trusted, info) {
+	if s.All || info.Ultimate || len(s.Trusted.Signers(info)) > 0 {
 		return true
 	}
 	ca := nix.ContentAddress{Method: nix.Recursive, Hash: info.NARHash}
 	return info.CA == ca.String() && info.CheckContentAddress() == nil
-}
-
-// signedBy reports whether info has a signature of one of the keys; a content
-// address does not count.
-func signedBy(keys nix.TrustedKeys, info *nix.PathInfo) bool {
-	signed := *info
-	signed.CA = ""
-	return keys.Trusts(&signed)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -162,6 +163,9 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	}
 	plan, err := closure.Negotiate(ctx, all, e.source, e.target, r.terms)
 	if err != nil {
+		return err
+	}
+	if err := signInFlight(slices.Concat(plan.Send, plan.Unknown), r.signWith); err != nil {
 		return err
 	}
 	r.tell(e.far)

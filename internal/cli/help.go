@@ -9,6 +9,9 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure serve [--read-only|--write [--trust-client]] [--store URI]
   copy-closure cache serve [--listen ADDR] [DIR | --store URI]
   copy-closure store add|info|ls|closure|verify|delete|add-root|set-profile …
+  copy-closure key generate|public …          keys that sign paths
+  copy-closure sign --key FILE [-r] PATH…     sign paths of the local store
+  copy-closure verify [-r] [--sigs-needed N] [--trusted-public-key KEY] PATH…
   copy-closure demo [DIR…]                    the whole job on this machine alone
   copy-closure completion bash|zsh|fish
 
@@ -20,6 +23,7 @@ Copy:
   -s, --use-substitutes  let the destination take from its caches what they have
   --include-outputs      copy the outputs of derivations, too
   --no-check-sigs        pull paths that no trusted key has signed
+  --sign-with FILE       sign what is pushed with the secret key in FILE (repeatable)
   --stdin                read further PATHs from standard input, by line or NUL
   --store URI            the store at this end: auto (default), local, daemon, /DIR
   --add-root LINK        make LINK a root at the destination (one for each PATH)

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
 // A copyRequest is the command line of a copy, understood.
@@ -21,6 +22,7 @@ type copyRequest struct {
 	terms     closure.Terms
 	outputs   bool // of derivations, too
 	checkSigs bool
+	signWith  []nix.SecretKey
 	sessions  int // 0: as the link needs
 	limit     int // bytes a second; 0: none
 	ssh       string
@@ -62,6 +64,12 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 	}
 	if len(r.args) == 0 {
 		return nil, usagef("say which paths to copy: %s %s %s PATH…", p.name, direction(r.pull), args[0])
+	}
+	if r.pull && c.IsSet("sign-with") {
+		return nil, usagef("--sign-with is for a push; what was pulled is signed with %s sign", p.name)
+	}
+	if r.signWith, err = readSecretKeys(c, "sign-with"); err != nil {
+		return nil, err
 	}
 	if err := r.readLink(c); err != nil {
 		return nil, err

@@ -61,7 +61,10 @@ func (s *Store) verify(ctx context.Context, p nix.StorePath) error {
 	if err != nil {
 		return err
 	}
-	return s.checkContents(ctx, info)
+	if err := s.checkContents(ctx, info); err != nil {
+		return fmt.Errorf("%s: %w", p, err)
+	}
+	return nil
 }
 
 // checkContents compares contents with what info promises.

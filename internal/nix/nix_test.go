@@ -331,3 +331,33 @@ func parse(t *testing.T, dir nix.StoreDir, text string) nix.StorePath {
 	}
 	return p
 }
+
+func TestSignedWith(t *testing.T) {
+	one, err := nix.GenerateSecretKey("one-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, _ := nix.GenerateSecretKey("two-1")
+	if again, err := nix.ParseSecretKey(one.Text()); err != nil || !again.Key.Equal(one.Key) {
+		t.Errorf("read again: %v", err)
+	}
+	path, err := nix.DefaultStoreDir.Parse("/nix/store/s66mzxpvicwk07gjbjfw9izjfa797vsw-hello-2.12.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := &nix.PathInfo{Path: path, NARHash: nix.SHA256Hash([32]byte{1}), NARSize: 8, Signatures: []string{"one-1:AAAA"}}
+	for _, want := range []int{3, 3} { // the wrong one stays
+		if info.Signatures, err = info.SignedWith([]nix.SecretKey{one, two}); err != nil || len(info.Signatures) != want {
+			t.Errorf("got %q, %v", info.Signatures, err)
+		}
+	}
+	keys := nix.TrustedKeys{"one-1": one.Public(), "two-1": one.Public()}
+	if got := keys.Signers(info); len(got) != 1 || got[0] != "one-1" {
+		t.Errorf("signed by %q", got)
+	}
+	for _, name := range []string{"", "a:b", "a b", "a\n"} {
+		if _, err := nix.GenerateSecretKey(name); err == nil {
+			t.Errorf("a key may be called %q", name)
+		}
+	}
+}

@@ -3,7 +3,9 @@ package nix
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +19,15 @@ type PublicKey struct {
 type SecretKey struct {
 	Name string
 	Key  ed25519.PrivateKey
+}
+
+// GenerateSecretKey makes a new key of that name.
+func GenerateSecretKey(name string) (SecretKey, error) {
+	if name == "" || strings.ContainsAny(name, ": \t\r\n") {
+		return SecretKey{}, errors.New("the name of a key is not empty and has neither colon nor white space")
+	}
+	_, key, err := ed25519.GenerateKey(nil)
+	return SecretKey{name, key}, err
 }
 
 // ParsePublicKey reads name:base64. Surrounding white space is ignored.
@@ -103,23 +114,43 @@ func NewTrustedKeys(words ...string) (TrustedKeys, error) {
 // or info is content-addressed and its address agrees with its path. A content
 // address says what the content must be; whoever stores it must still hash it.
 func (keys TrustedKeys) Trusts(info *PathInfo) bool {
-	if info.CA != "" && info.CheckContentAddress() == nil {
-		return true
-	}
+	return info.CA != "" && info.CheckContentAddress() == nil || len(keys.Signers(info)) > 0
+}
+
+// Signers returns the names of those of the keys that have signed info, each once.
+func (keys TrustedKeys) Signers(info *PathInfo) []string {
 	text, err := info.Fingerprint()
 	if err != nil {
-		return false
+		return nil
 	}
+	var names []string
 	for _, sig := range info.Signatures {
 		name, encoded, _ := strings.Cut(sig, ":")
 		key, ok := keys[name]
-		if !ok {
+		if !ok || slices.Contains(names, name) {
 			continue
 		}
 		raw, err := base64.StdEncoding.DecodeString(encoded)
 		if err == nil && ed25519.Verify(key.Key, []byte(text), raw) {
-			return true
+			names = append(names, name)
 		}
 	}
-	return false
+	return names
+}
+
+// SignedWith returns info's signatures, followed by those of the keys that have not
+// signed it. It does not change info.
+func (info *PathInfo) SignedWith(keys []SecretKey) ([]string, error) {
+	sigs := slices.Clone(info.Signatures)
+	for _, key := range keys {
+		if len(TrustedKeys{key.Name: key.Public()}.Signers(info)) > 0 {
+			continue
+		}
+		sig, err := key.Sign(info)
+		if err != nil {
+			return nil, fmt.Errorf("sign with %s: %w", key.Name, err)
+		}
+		sigs = append(sigs, sig)
+	}
+	return sigs, nil
 }
