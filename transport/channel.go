@@ -74,6 +74,17 @@ func (c *client) takeSpare() *opening {
 // Start implements Conn. It costs the round trip in which the host opens a channel,
 // unless one was reserved.
 func (c *client) Start(ctx context.Context, command string) (*Session, error) {
+	return c.request(ctx, "exec", command)
+}
+
+// Subsystem implements Conn.
+func (c *client) Subsystem(ctx context.Context, name string) (*Session, error) {
+	return c.request(ctx, "subsystem", name)
+}
+
+// request starts what the kind of request (of RFC 4254, section 6.5) and its only
+// argument say, on a channel of its own.
+func (c *client) request(ctx context.Context, kind, argument string) (*Session, error) {
 	for {
 		o := c.takeSpare()
 		reserved := o != nil
@@ -87,7 +98,7 @@ func (c *client) Start(ctx context.Context, command string) (*Session, error) {
 			return nil, context.Cause(ctx)
 		}
 		if o.err == nil {
-			return c.run(ctx, o.channel, o.requests, command)
+			return c.run(ctx, o, kind, argument)
 		}
 		err := c.startError(o.err)
 		// Openings are answered in any order: another may have been granted.
@@ -127,13 +138,14 @@ func (c *client) lost(err error) error {
 	}
 }
 
-// run starts the command on an open channel.
-func (c *client) run(ctx context.Context, ch ssh.Channel, requests <-chan *ssh.Request, command string) (*Session, error) {
+// run starts a command or subsystem on an open channel.
+func (c *client) run(ctx context.Context, o *opening, kind, argument string) (*Session, error) {
+	ch := o.channel
 	p := &channel{
 		Channel:  ch,
 		client:   c,
-		command:  command,
-		requests: requests,
+		command:  argument,
+		requests: o.requests,
 		stderr:   &stderrLog{line: c.stderr, log: c.log},
 		said:     make(chan struct{}),
 		gone:     make(chan struct{}),
@@ -148,8 +160,8 @@ func (c *client) run(ctx context.Context, ch ssh.Channel, requests <-chan *ssh.R
 		name, value, _ := strings.Cut(pair, "=")
 		ch.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, value}))
 	}
-	wait := !c.startsAtOnce()
-	ok, err := ch.SendRequest("exec", wait, ssh.Marshal(struct{ Command string }{command}))
+	wait := kind != "exec" || !c.startsAtOnce()
+	ok, err := ch.SendRequest(kind, wait, ssh.Marshal(struct{ Argument string }{argument}))
 	if err == nil && (ok || !wait) {
 		return s, nil
 	}
@@ -158,6 +170,8 @@ func (c *client) run(ctx context.Context, ch ssh.Channel, requests <-chan *ssh.R
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case err == nil && kind != "exec":
+		return nil, fmt.Errorf("%s has no subsystem %s for this user", c.address, argument)
 	case err == nil:
 		return nil, fmt.Errorf("%s does not run commands for this user", c.address)
 	case exit != nil:

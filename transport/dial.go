@@ -40,6 +40,9 @@ type Conn interface {
 	// the ssh program it comes from the session's methods instead.
 	Start(ctx context.Context, command string) (*Session, error)
 
+	// Subsystem is Start for a service that the host knows by a name, such as sftp.
+	Subsystem(ctx context.Context, name string) (*Session, error)
+
 	// Reserve opens n sessions ahead, without waiting, for as many calls of Start
 	// that then cost no round trip. What the host refuses shows in Start.
 	Reserve(n int)

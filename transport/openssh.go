@@ -203,8 +203,17 @@ func (p *sshProgram) startMaster(ctx context.Context, options []string) error {
 
 // Start implements Conn.
 func (p *sshProgram) Start(ctx context.Context, command string) (*Session, error) {
-	argv := append([]string{p.program}, p.argv...)
-	argv = append(argv, "--", p.host, command)
+	return p.session(ctx, command)
+}
+
+// Subsystem implements Conn.
+func (p *sshProgram) Subsystem(ctx context.Context, name string) (*Session, error) {
+	return p.session(ctx, name, "-s")
+}
+
+// session starts an ssh for one session.
+func (p *sshProgram) session(ctx context.Context, command string, options ...string) (*Session, error) {
+	argv := slices.Concat([]string{p.program}, p.argv, options, []string{"--", p.host, command})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
