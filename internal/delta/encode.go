@@ -16,64 +16,62 @@ import (
 // r is no archive. It takes up to 64 MiB of memory, for a small base less.
 func Encode(w io.Writer, src Source, m Mapping, r io.Reader, o Options) (Stats, error) {
 	b := newBase(src, m, encodeCache)
-	e := &encoder{matcher: matcher{base: b, out: &blockWriter{w: w, fast: o.Fast}}}
+	e := &matcher{base: b, out: &blockWriter{w: w, fast: o.Fast}}
 	if files, ok := src.(filesSource); ok {
 		e.files = make(map[string]int64)
 		for f := range files.Files() {
 			e.files[f.Path] = f.Offset
 		}
 	}
-	e.out.start(b.size)
-	if err := e.archive(r); err != nil {
-		return e.out.stats, err
-	}
-	e.match(true)
-	if b.err != nil {
-		return e.out.stats, b.err
-	}
-	err := e.out.finish()
-	return e.out.stats, err
+	return encode(e.out, b.size, r, e)
 }
 
 const encodeCache = 16 << 20 // bytes of the base that an encoder keeps
 
-// An encoder reads an archive, which tells it the names of files, and passes its
-// bytes to a matcher.
-type encoder struct {
-	matcher
-	r     *bufio.Reader
-	files map[string]int64 // where the base has them
+// A comparer takes an archive and writes a delta.
+type comparer interface {
+	entry(*nar.Entry)    // says what comes next
+	take(p []byte) error // must not keep p
+	finish() error
 }
 
-func (e *encoder) archive(r io.Reader) error {
-	e.r = bufio.NewReaderSize(r, pieceSize)
-	n := nar.NewReader(e)
+// encode passes an archive to c.
+func encode(out *blockWriter, baseSize int64, r io.Reader, c comparer) (Stats, error) {
+	out.start(baseSize)
+	f := &feeder{r: bufio.NewReaderSize(r, pieceSize), out: out, c: c}
+	n := nar.NewReader(f)
 	for {
 		entry, err := n.Next()
 		if err == io.EOF {
-			return nil
+			break
 		}
 		if err != nil {
-			return err
+			return out.stats, err
 		}
-		if at, ok := e.files[entry.Path]; ok && entry.Kind == nar.Regular {
-			e.hints = append(e.hints, hint{entry.Offset, at - entry.Offset})
-		}
+		c.entry(entry)
 	}
+	err := c.finish()
+	if err == nil {
+		err = out.finish()
+	}
+	return out.stats, err
 }
 
-// Read is how the archive's reader gets its bytes: they are matched on the way.
-func (e *encoder) Read(p []byte) (int, error) {
-	n, err := e.r.Read(p)
-	e.out.stats.Size += int64(n)
-	if e.buf = append(e.buf, p[:n]...); len(e.buf) >= 4*pieceSize {
-		e.match(false)
+// A feeder passes on what the archive's reader reads.
+type feeder struct {
+	r   *bufio.Reader
+	out *blockWriter
+	c   comparer
+}
+
+func (f *feeder) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	f.out.stats.Size += int64(n)
+	if err := f.c.take(p[:n]); err != nil {
+		return 0, err
 	}
-	switch {
-	case e.base.err != nil:
-		return 0, e.base.err
-	case e.out.err != nil:
-		return 0, e.out.err
+	if f.out.err != nil {
+		return 0, f.out.err
 	}
 	return n, err
 }
@@ -112,8 +110,27 @@ type matcher struct {
 	aligned bool
 	shift   int64 // from an offset in the archive to one in the base
 	recent  [recentKept]int64
+	files   map[string]int64 // where the base has them
 	hints   []hint
 	hinted  int64 // the shift that belongs to the current file
+}
+
+func (m *matcher) entry(e *nar.Entry) {
+	if at, ok := m.files[e.Path]; ok && e.Kind == nar.Regular {
+		m.hints = append(m.hints, hint{e.Offset, at - e.Offset})
+	}
+}
+
+func (m *matcher) take(p []byte) error {
+	if m.buf = append(m.buf, p...); len(m.buf) >= 4*pieceSize {
+		m.match(false)
+	}
+	return m.base.err
+}
+
+func (m *matcher) finish() error {
+	m.match(true)
+	return m.base.err
 }
 
 // match handles what is in buf: all of it if it is the last.
