@@ -69,17 +69,31 @@ func (m Mapping) add(from, to nix.StorePath) {
 
 // unversioned returns a name without its version: without what follows the first
 // dash that no letter follows, as Nix has it. A last word of letters stays, since
-// it names an output: openssl-3.0.8-dev is another thing than openssl-3.0.8.
+// it names an output: openssl-3.0.8-dev is another thing than openssl-3.0.8. So
+// does what tells a derivation from what it builds.
 func unversioned(name string) string {
+	name, isDerivation := strings.CutSuffix(name, ".drv")
 	at := 0
 	for at < len(name) && (name[at] != '-' || at+1 < len(name) && isLetter(name[at+1])) {
 		at++
 	}
-	last := strings.LastIndexByte(name, '-')
-	if last <= at || strings.IndexFunc(name[last+1:], func(r rune) bool { return !isLetter(byte(r)) }) >= 0 {
-		return name[:at]
+	key := name[:at]
+	if last := strings.LastIndexByte(name, '-'); last > at && isWord(name[last+1:]) {
+		key += name[last:]
 	}
-	return name[:at] + name[last:]
+	if isDerivation {
+		key += ".drv"
+	}
+	return key
+}
+
+func isWord(s string) bool {
+	for i := range len(s) {
+		if !isLetter(s[i]) {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
