@@ -237,6 +237,24 @@ func (p *program) openBackend(ctx context.Context, uri string, why purpose) (*ba
 	return &backend{local.store, local}, nil
 }
 
+// PathOfHashPart implements remote.DaemonBackend.
+func (b *backend) PathOfHashPart(ctx context.Context, part string) (nix.StorePath, error) {
+	info, err := b.PathInfoFromHashPart(ctx, part)
+	if errors.Is(err, nix.ErrNotValid) {
+		return nix.StorePath{}, nil
+	}
+	if err != nil {
+		return nix.StorePath{}, err
+	}
+	return info.Path, nil
+}
+
+// AddSignatures implements remote.DaemonBackend.
+func (b *backend) AddSignatures(ctx context.Context, p nix.StorePath, signatures []string) error {
+	_, err := b.Store.AddSignatures(ctx, p, signatures)
+	return err
+}
+
 // Hold implements remote.Backend.
 func (b *backend) Hold(ctx context.Context, paths []nix.StorePath) error {
 	return b.local.source.(directSource).Hold(ctx, paths)

@@ -18,6 +18,11 @@ func (s *Store) AddSignatures(ctx context.Context, p nix.StorePath, sigs []strin
 	if err := s.mayWrite(); err != nil {
 		return 0, err
 	}
+	for _, sig := range sigs {
+		if name, _, ok := strings.Cut(sig, ":"); !ok || name == "" || strings.ContainsAny(sig, " \t\n\x00") {
+			return 0, fmt.Errorf("sign %s: %q is no signature", p, sig)
+		}
+	}
 	err = s.db.write(ctx, func(conn *sqlite.Conn) error {
 		had, err := signatures(conn, p)
 		if err != nil {
