@@ -113,7 +113,7 @@ func TestServeGolden(t *testing.T) {
 			w.Flush()
 			file := filepath.Join("testdata", "server-"+session.name+".hex")
 			if *updateServer {
-				recordTranscript(t, file, said.Bytes())
+				recordTranscript(t, file, goldenObjects(), said.Bytes(), "nix-store", "--serve", "--write")
 			}
 			recorded, answers := readTranscript(t, file)
 			if !bytes.Equal(said.Bytes(), recorded) {
@@ -203,19 +203,20 @@ func writeTranscript(t *testing.T, file string, client, server []byte) {
 	}
 }
 
-// recordTranscript plays a session to nix-store --serve, in a store of its own.
-func recordTranscript(t *testing.T, file string, said []byte) {
+// recordTranscript plays a session to one of Nix's programs, with a store of its own
+// that has objects.
+func recordTranscript(t *testing.T, file string, objects nixtest.Closure, said []byte, program string, args ...string) {
 	t.Helper()
 	root := nixRoot(t)
-	fillNix(t, root, goldenObjects())
-	writeTranscript(t, file, said, playToNix(t, root, said))
+	fillNix(t, root, objects)
+	writeTranscript(t, file, said, playToNix(t, root, said, program, args...))
 }
 
-// playToNix returns what nix-store --serve answers. It hangs up when the answers
-// cease, since hanging up early is an error to Nix.
-func playToNix(t *testing.T, root string, said []byte) []byte {
+// playToNix returns what the program answers. It hangs up when the answers cease, since
+// hanging up early is an error to Nix.
+func playToNix(t *testing.T, root string, said []byte, program string, args ...string) []byte {
 	t.Helper()
-	cmd := nixCommand(t, root, "nix-store", "--store", root, "--serve", "--write")
+	cmd := nixCommand(t, root, program, append(args, "--store", root)...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
