@@ -133,8 +133,9 @@ func (c *conn) send(k *call, flush bool, write func(w *wire.Writer) error) error
 // flush hands on the requests that are still in the buffer.
 func (c *conn) flush() error {
 	c.writing.Lock()
-	defer c.writing.Unlock()
-	if err := c.w.Flush(); err != nil {
+	err := c.w.Flush()
+	c.writing.Unlock() // the reading goroutine, which is waited for below, may greet
+	if err != nil {
 		return c.broken(err)
 	}
 	return nil

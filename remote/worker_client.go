@@ -168,7 +168,10 @@ func (d *Daemon) ValidPaths(ctx context.Context, paths []nix.StorePath, lock, su
 		valid = r.Paths(d.dir, len(paths))
 		return checkSubset("valid paths", valid, paths)
 	})
-	return valid, err
+	if err != nil {
+		return nil, err
+	}
+	return valid, nil
 }
 
 // ensure has an old daemon try to fetch paths. That it cannot is no error.
