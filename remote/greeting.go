@@ -19,6 +19,7 @@ const maxPrelude = 64 << 10
 // A prelude is what the far end printed before its greeting.
 type prelude struct {
 	program string // what the start script found; empty where there was no script
+	offer   offer  // of the peer protocol, where the far end made one
 	noise   string // everything else
 }
 
@@ -94,8 +95,13 @@ func findMagic(r *wire.Reader, number uint64) (prelude, error) {
 	return p, &preludeError{text: p.noise + string(text), endless: true}
 }
 
-// addLine takes a whole line, which may be the marker with noise before it.
+// addLine takes a whole line, which may be a marker with noise before it.
 func (p *prelude) addLine(line string) {
+	if noise, offered, ok := strings.Cut(line, offerMarker); ok {
+		p.noise += noise
+		p.offer = parseOffer(offered)
+		return
+	}
 	noise, found, ok := strings.Cut(line, marker)
 	p.noise += noise
 	if ok {

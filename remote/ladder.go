@@ -50,7 +50,11 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 // startCommand is the command of the first session.
 func (f FarEnd) startCommand() string {
 	if f.Program != "" {
-		return f.command(f.Program)
+		command := f.command(f.Program)
+		if isOurs(programName(f.Program)) {
+			command = "env " + PeerVariable + "=1 " + command
+		}
+		return command
 	}
 	return "exec /bin/sh -c " + Quote(fmt.Sprintf(startScript, f.arguments("copy-closure"), f.arguments("nix-store"))) +
 		" sh" + quoteAfterSpace(f.Store)
@@ -62,7 +66,7 @@ const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/pr
 `
 
 // startScript finds the best program and starts it behind the marker line.
-const startScript = searchPath + `if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; exec copy-closure %s ${1:+--store "$1"}; fi
+const startScript = searchPath + `if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; export ` + PeerVariable + `=1; exec copy-closure %s ${1:+--store "$1"}; fi
 if command -v nix-store >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-store)"; exec nix-store %s ${1:+--store "$1"}; fi
 echo "` + marker + missingProgram + `"; exit 127`
 
@@ -78,18 +82,28 @@ func Command(script string, args ...string) string {
 
 // command starts a program that is known to be there.
 func (f FarEnd) command(program string) string {
-	words := strings.Fields(strings.Trim(program, "'"))
-	args := f.arguments(words[len(words)-1])
+	args := f.arguments(programName(program))
 	if f.Store != "" {
 		args += " --store" + quoteAfterSpace(f.Store)
 	}
 	return program + " " + args
 }
 
+// programName is the last component of the last word of a command.
+func programName(command string) string {
+	words := strings.Fields(strings.Trim(command, "'"))
+	if len(words) == 0 {
+		return ""
+	}
+	last := words[len(words)-1]
+	return last[strings.LastIndexByte(last, '/')+1:]
+}
+
+func isOurs(name string) bool { return name == "copy-closure" }
+
 // arguments are those that make a program serve, by its name.
-func (f FarEnd) arguments(program string) string {
-	name := program[strings.LastIndexByte(program, '/')+1:]
-	ours := name == "copy-closure"
+func (f FarEnd) arguments(name string) string {
+	ours := isOurs(name)
 	switch {
 	case ours && f.Access == Write:
 		return "serve --write --trust-client"

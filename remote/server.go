@@ -20,7 +20,7 @@ const (
 )
 
 // A Backend is the store that a session is served from. Its methods are called by
-// one goroutine at a time, those of an Importer excepted.
+// one goroutine at a time, WriteNAR and those of an Importer excepted.
 type Backend interface {
 	StoreDir() nix.StoreDir
 	// ValidPaths returns those of paths that are valid, in any order.
@@ -68,6 +68,8 @@ type ServerOptions struct {
 	Hold        bool                      // its lock flag is honoured, also without Write
 	Check       func(*nix.PathInfo) error // refuses paths before they are read; nil accepts all
 	Trust       bool                      // a client of the worker protocol may ask to go without Check
+	Peer        bool                      // offer the peer protocol to the client, which knows it
+	InOrder     bool                      // the importer wants references before referrers
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }
@@ -168,6 +170,9 @@ func (s *server) serve(ctx context.Context) error {
 		} else if err != nil {
 			return fmt.Errorf("read a request: %w", err)
 		}
+		if command == cmdPeer && s.options.Peer {
+			return s.servePeer(ctx)
+		}
 		if command != cmdAddToStoreNar {
 			if err := s.settle(); err != nil {
 				return err
@@ -186,6 +191,9 @@ func (s *server) greet() error {
 	}
 	if magic != serveMagicClient {
 		return &wire.FormatError{Msg: "protocol mismatch: the client does not speak Nix's serve protocol"}
+	}
+	if s.options.Peer {
+		s.out.Write([]byte(s.offer().line()))
 	}
 	s.out.Uint64(serveMagicServer)
 	s.out.Uint64(serveVersion)

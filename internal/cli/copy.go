@@ -14,6 +14,7 @@ import (
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
 	"github.com/copy-closure/copy-closure/internal/ui"
+	"github.com/copy-closure/copy-closure/remote"
 )
 
 // copyCommand is the program's main job.
@@ -220,6 +221,13 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends) error {
 		lanes = e.far.lanesFor(plan, r.pull)
 	}
 	r.log.Info("copying", "paths", len(plan.Send), "bytes", plan.SendBytes(), "sessions", lanes)
+	if store, ok := e.far.protocolStore.(*remote.Store); ok && store.OffersPeer() && len(plan.Send) > 0 {
+		var err error
+		if lanes, err = e.speakPeer(ctx, store, r.pull); err != nil {
+			return err
+		}
+		r.log.Info("going on in our own protocol", "channels", lanes)
+	}
 	return closure.Copy(ctx, plan, e.source, e.target, closure.CopyOptions{
 		Lanes:  lanes,
 		Limit:  limiter(r.limit),

@@ -19,6 +19,7 @@ import (
 type farEnd struct {
 	protocolStore
 	side  *remote.Store // beside a daemon, answers for whole closures; nil: there is none
+	peer  *remote.Peer  // nil while, or where, only Nix's protocols are spoken
 	host  *hostURI
 	conn  transport.Conn
 	execs int // round trips of further commands
@@ -132,6 +133,9 @@ func startAbortable(ctx context.Context, start func(context.Context) (*transport
 // programs there to end: every answer was read, and their temporary roots go with
 // them.
 func (f *farEnd) close() {
+	if f.peer != nil {
+		f.peer.Close()
+	}
 	f.conn.Close()
 	f.protocolStore.Close()
 	if f.side != nil {

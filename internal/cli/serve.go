@@ -172,16 +172,24 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		return err
 	}
 	options := remote.ServerOptions{
-		Write:  r.write,
-		Hold:   true,
-		Check:  check,
-		Trust:  r.trust,
-		Logger: p.log,
+		Write:   r.write,
+		Hold:    true,
+		Check:   check,
+		Trust:   r.trust,
+		Peer:    asksForPeer(),
+		InOrder: b.local.nix != nil,
+		Logger:  p.log,
 	}
 	if r.daemon {
 		return remote.ServeDaemon(ctx, stream, b, options)
 	}
 	return remote.Serve(ctx, stream, b, options)
+}
+
+// asksForPeer reports whether the client is one of ours: its start script says so, or
+// would if a forced command had not come in its place.
+func asksForPeer() bool {
+	return os.Getenv(remote.PeerVariable) != "" || strings.Contains(os.Getenv("SSH_ORIGINAL_COMMAND"), remote.PeerVariable)
 }
 
 // becomeNix hands the client to the Nix that is here, which keeps its rules about who

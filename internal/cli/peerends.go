@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
+)
+
+// mostChannels is how many paths are worked on at once at each end.
+const mostChannels = 4
+
+// speakPeer goes on in our own protocol with the far end, for which all questions are
+// answered. It returns the number of paths to have under way.
+func (e *ends) speakPeer(ctx context.Context, store *remote.Store, pull bool) (channels int, err error) {
+	if e.far.peer, err = store.OpenPeer(ctx, !isNear(e.far.conn)); err != nil {
+		return 0, err
+	}
+	channels = min(max(2, runtime.NumCPU()), mostChannels)
+	if pull {
+		e.source = peerSource{e.source, e.far.peer}
+		return channels, nil
+	}
+	e.target = peerTarget{e.target, e.far.peer}
+	if e.far.peer.InOrder() {
+		channels = 1
+	}
+	return channels, nil
+}
+
+// A peerSource takes NARs from a far end in our own protocol.
+type peerSource struct {
+	closure.Source
+	peer *remote.Peer
+}
+
+// OpenLane implements closure.Source.
+func (s peerSource) OpenLane(context.Context) (closure.SourceLane, error) {
+	channel, err := s.peer.OpenChannel()
+	if err != nil {
+		return nil, err
+	}
+	return peerSourceLane{channel}, nil
+}
+
+type peerSourceLane struct{ *remote.Channel }
+
+// Next implements closure.SourceLane.
+func (l peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
+	arrival, err := l.Channel.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return arrival, nil
+}
+
+// A peerTarget gives NARs to a far end in our own protocol.
+type peerTarget struct {
+	closure.Target
+	peer *remote.Peer
+}
+
+// AnyOrder implements closure.Target.
+func (t peerTarget) AnyOrder() bool { return !t.peer.InOrder() }
+
+// OpenLane implements closure.Target.
+func (t peerTarget) OpenLane(context.Context) (closure.TargetLane, error) {
+	channel, err := t.peer.OpenChannel()
+	if err != nil {
+		return nil, err
+	}
+	return peerTargetLane{channel}, nil
+}
+
+type peerTargetLane struct{ *remote.Channel }
+
+// Add implements closure.TargetLane.
+func (l peerTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
+	return l.Channel.Add(ctx, info, nar, done)
+}
+
+// Flush implements closure.TargetLane.
+func (l peerTargetLane) Flush(context.Context) error { return l.Channel.Flush() }

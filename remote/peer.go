@@ -1,0 +1,471 @@
+package remote
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// cmdPeer, in place of a request of the serve protocol, says that from here on the
+// peer protocol is spoken.
+const cmdPeer = 0x72656570 // "peer"
+
+const (
+	peerVersion = 1
+
+	// offerMarker begins the line before the greeting in which our server offers
+	// the peer protocol: version, and words of which unknown ones mean nothing.
+	offerMarker = "@copy-closure-peer "
+
+	// PeerVariable in the environment asks our server for its offer, as does its
+	// name in the command that a forced command was started in place of.
+	PeerVariable = "COPY_CLOSURE_PEER"
+)
+
+// goodbye is how long Close tries to take leave.
+const goodbye = time.Second
+
+// TokenSize is the length of the secret by which a further lane finds its bundle.
+const TokenSize = 16
+
+// A window is how far the sender may be ahead of the reader at the other side.
+const (
+	nearWindow = 4 << 20
+	farWindow  = 32 << 20
+	maxWindow  = 64 << 20
+)
+
+// An offer is what a server tells of its peer protocol.
+type offer struct {
+	version int
+	inOrder bool   // paths must come behind their references
+	token   []byte // for further lanes; nil: none can be had
+}
+
+func (o offer) line() string {
+	words := []string{fmt.Sprint(o.version)}
+	if o.inOrder {
+		words = append(words, "in-order")
+	}
+	if o.token != nil {
+		words = append(words, "join="+hex.EncodeToString(o.token))
+	}
+	return offerMarker + strings.Join(words, " ") + "\n"
+}
+
+// parseOffer reads what follows the marker. Whoever makes no sense offers nothing.
+func parseOffer(text string) offer {
+	var o offer
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		return o
+	}
+	if _, err := fmt.Sscanf(words[0], "%d", &o.version); err != nil || o.version < 1 {
+		return offer{}
+	}
+	for _, word := range words[1:] {
+		token, join := strings.CutPrefix(word, "join=")
+		switch {
+		case word == "in-order":
+			o.inOrder = true
+		case join:
+			if b, err := hex.DecodeString(token); err == nil && len(b) == TokenSize {
+				o.token = b
+			}
+		}
+	}
+	return o
+}
+
+// A Peer is copy-closure at the far end, spoken to in its own protocol. Paths go
+// through channels, of which several may be at work at once. Its methods may be
+// called concurrently.
+type Peer struct {
+	dir    nix.StoreDir
+	log    *slog.Logger
+	store  *Store
+	bundle *bundle
+	out    messageWriter
+
+	mu       sync.Mutex
+	channels []*Channel
+	adds     map[uint64]*peerAdd // sent and not decided
+	numbers  uint64
+	lost     error // what the first session ended with
+	ended    bool  // no more adds are taken
+}
+
+// A peerAdd is a path that waits for its verdict.
+type peerAdd struct {
+	path nix.StorePath
+	done func(error)
+}
+
+// OffersPeer reports whether OpenPeer can be called. It is known after the first
+// answer.
+func (s *Store) OffersPeer() bool {
+	select {
+	case <-s.first.greeted:
+		return s.first.prelude.offer.version > 0
+	default:
+		return false
+	}
+}
+
+// InOrder reports whether a path can be added only behind its references.
+func (p *Peer) InOrder() bool { return p.store.first.prelude.offer.inOrder }
+
+// OpenPeer turns the first session into one of the peer protocol, without waiting. It
+// is the last request of the session: those before must be answered, and the Store
+// serves for nothing any more but to be closed behind the Peer. On a far link more is
+// kept under way, at the price of memory.
+func (s *Store) OpenPeer(ctx context.Context, far bool) (*Peer, error) {
+	window := nearWindow
+	if far {
+		window = farWindow
+	}
+	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd)}
+	p.out.bundle = p.bundle
+	c := s.first
+	k := &call{
+		what: "copy",
+		read: func(r *wire.Reader) error { return p.carry(r.Raw(), c.stream) },
+		done: p.firstEnded,
+	}
+	err := c.send(k, true, func(w *wire.Writer) error {
+		w.Uint64(cmdPeer)
+		w.Uint64(peerVersion)
+		w.Uint64(uint64(window))
+		return nil
+	})
+	c.queue.close()
+	if err != nil {
+		return nil, err
+	}
+	go p.receive()
+	return p, nil
+}
+
+// carry runs a lane.
+func (p *Peer) carry(r io.Reader, stream io.ReadWriteCloser) error {
+	return p.bundle.run(r, stream, func() { abortStream(stream) })
+}
+
+func abortStream(stream io.Closer) {
+	if s, ok := stream.(aborter); ok {
+		s.Abort()
+		return
+	}
+	stream.Close()
+}
+
+// firstEnded learns how the first session ended, with what the far end said.
+func (p *Peer) firstEnded(err error) {
+	p.mu.Lock()
+	p.lost = err
+	p.mu.Unlock()
+	p.laneEnded(err)
+}
+
+// laneEnded goes on with other lanes where there are any.
+func (p *Peer) laneEnded(err error) {
+	if !p.bundle.alone() {
+		p.log.Debug("a session has ended, going on without it", "reason", err)
+		return
+	}
+	p.mu.Lock()
+	if p.lost != nil {
+		err = p.lost
+	}
+	p.mu.Unlock()
+	if err == nil {
+		err = errClosed
+	}
+	p.bundle.fail(err)
+}
+
+// receive takes the far end's messages until the bundle ends.
+func (p *Peer) receive() {
+	in := newMessageReader(p.bundle)
+	for {
+		m, err := in.next()
+		if err == nil {
+			err = p.take(m)
+		}
+		if err != nil {
+			p.fail(err)
+			return
+		}
+	}
+}
+
+// fail ends everything that waits. The first cause counts.
+func (p *Peer) fail(err error) {
+	var format *wire.FormatError
+	switch {
+	case errors.Is(err, io.EOF):
+		err = &FarError{Text: "the far end closed the connection before it answered"}
+	case errors.As(err, &format):
+		err = fmt.Errorf("the far end broke the protocol: %w", err)
+	}
+	p.bundle.fail(err)
+	err = p.bundle.failure()
+	p.mu.Lock()
+	p.ended = true
+	adds := p.adds
+	p.adds = nil
+	channels := p.channels
+	p.mu.Unlock()
+	for _, c := range channels {
+		c.in.close(err)
+	}
+	blamed := err == errClosed
+	for _, number := range slices.Sorted(maps.Keys(adds)) {
+		if !blamed {
+			adds[number].done(fmt.Errorf("send %s: %w", adds[number].path, err))
+			blamed = true
+			continue
+		}
+		adds[number].done(&abandonedError{err})
+	}
+}
+
+func (p *Peer) take(m message) error {
+	switch m.kind {
+	case msgDone, msgFail:
+		return p.takeVerdict(m)
+	case msgData, msgEnd, msgAbort:
+		return p.takeNAR(m)
+	case msgError:
+		text := m.payload.text(maxPeerText)
+		if err := m.payload.end(); err != nil {
+			return err
+		}
+		return &FarError{Text: cleanForeign(text)}
+	}
+	return &wire.FormatError{Msg: fmt.Sprintf("it sends a message of kind %d", m.kind)}
+}
+
+func (p *Peer) takeVerdict(m message) error {
+	number := m.payload.uvarint(1<<63 - 1)
+	var refused string
+	if m.kind == msgFail {
+		refused = m.payload.text(maxPeerText)
+	}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	add := p.adds[number]
+	delete(p.adds, number)
+	p.mu.Unlock()
+	switch {
+	case add == nil:
+		return &wire.FormatError{Msg: "it decides on a path that was not sent"}
+	case m.kind == msgFail:
+		add.done(fmt.Errorf("send %s: %w", add.path, &FarError{Text: cleanForeign(refused)}))
+	default:
+		add.done(nil)
+	}
+	return nil
+}
+
+func (p *Peer) takeNAR(m message) error {
+	i := item{kind: m.kind, buf: m.buf}
+	number := m.payload.channelNumber()
+	switch m.kind {
+	case msgData:
+		i.data, m.payload.b = m.payload.b, nil
+	case msgAbort:
+		i.text = m.payload.text(maxPeerText)
+	}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	var c *Channel
+	if number < uint64(len(p.channels)) {
+		c = p.channels[number]
+	}
+	p.mu.Unlock()
+	if c == nil || !c.expects(m.kind) {
+		return &wire.FormatError{Msg: "it sends a NAR that was not asked for"}
+	}
+	c.in.put(i)
+	return nil
+}
+
+// Close says good-bye and ends all sessions of the protocol.
+func (p *Peer) Close() error {
+	stuck := time.AfterFunc(goodbye, p.Abort)
+	defer stuck.Stop()
+	p.bundle.End()
+	p.fail(errClosed)
+	return nil
+}
+
+// Abort ends the protocol at once; whoever waits for it gets an error.
+func (p *Peer) Abort() { p.fail(errClosed) }
+
+// expect registers a path that is about to be sent.
+func (p *Peer) expect(path nix.StorePath, done func(error)) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return 0, &abandonedError{p.bundle.failure()}
+	}
+	p.numbers++
+	p.adds[p.numbers] = &peerAdd{path, done}
+	return p.numbers, nil
+}
+
+// forget says that the path with that number is not sent after all. What the far end
+// says of it does not matter.
+func (p *Peer) forget(number uint64) (done func(error)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	add := p.adds[number]
+	if add == nil {
+		return func(error) {}
+	}
+	p.adds[number] = &peerAdd{add.path, func(error) {}}
+	return add.done
+}
+
+// A Channel carries NARs one after another. One goroutine may add, or one request
+// while another takes.
+type Channel struct {
+	p      *Peer
+	number uint64
+	out    *channelWriter
+	in     *inbox
+
+	mu     sync.Mutex
+	added  bool // since the last Flush
+	wanted int  // NARs that were requested and have not ended
+}
+
+// OpenChannel returns a further channel. Channels end with their Peer.
+func (p *Peer) OpenChannel() (*Channel, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.channels) == maxChannels {
+		return nil, fmt.Errorf("there are %d channels already", maxChannels)
+	}
+	number := uint64(len(p.channels))
+	c := &Channel{p: p, number: number, out: newChannelWriter(&p.out, number), in: newInbox()}
+	if p.ended {
+		c.in.close(p.bundle.failure())
+	}
+	p.channels = append(p.channels, c)
+	return c, nil
+}
+
+// Add sends one path and returns when its NAR, which nar writes, is handed on; done
+// is called once, with nil when the far end has registered the path.
+func (c *Channel) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, done func(error)) error {
+	number, err := c.p.expect(info.Path, done)
+	if err != nil {
+		done(err)
+		return err
+	}
+	head := binary.AppendUvarint(slices.Clone(c.out.channel), number)
+	if err := c.p.out.send(msgAdd, appendPathInfo(head, info), nil); err != nil {
+		return &abandonedError{err}
+	}
+	c.mu.Lock()
+	c.added = true
+	c.mu.Unlock()
+	c.out.begin(info.NARSize)
+	_, err = nar.WriteTo(c.out)
+	if err == nil && c.out.left > 0 {
+		err = &nix.SizeMismatchError{Got: info.NARSize - c.out.left, Want: info.NARSize}
+	}
+	if c.out.err == nil && err != nil {
+		c.out.abort("the sender could not read it")
+		c.p.forget(number)(err)
+		return err
+	}
+	if err := c.out.end(); err != nil {
+		return &abandonedError{err}
+	}
+	return nil
+}
+
+// Flush asks for the verdict on all that was added, and does not wait for it.
+func (c *Channel) Flush() error {
+	c.mu.Lock()
+	added := c.added
+	c.added = false
+	c.mu.Unlock()
+	if !added {
+		return nil
+	}
+	return c.p.out.sendNow(msgFlush, c.out.channel)
+}
+
+// Lookahead is how many bytes of NARs to request ahead.
+func (c *Channel) Lookahead() int64 { return int64(c.p.bundle.window) }
+
+// Abort ends the protocol, as a channel cannot be ended alone.
+func (c *Channel) Abort() { c.p.Abort() }
+
+// Request asks for a NAR ahead of time and does not wait for it.
+func (c *Channel) Request(ctx context.Context, info *nix.PathInfo) error {
+	c.mu.Lock()
+	c.wanted++
+	c.mu.Unlock()
+	fields := appendPath(slices.Clone(c.out.channel), info.Path)
+	fields = append(fields, info.NARHash.Bytes()...)
+	return c.p.out.sendNow(msgWant, binary.AppendUvarint(fields, uint64(info.NARSize)))
+}
+
+// expects reports whether a NAR may come, and counts those that end.
+func (c *Channel) expects(kind byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wanted == 0 {
+		return false
+	}
+	if kind != msgData {
+		c.wanted--
+	}
+	return true
+}
+
+// Next returns the NAR that was requested first and not yet taken. It must be closed
+// before the following one is taken.
+func (c *Channel) Next(ctx context.Context) (*Arrival, error) {
+	c.in.begin()
+	return &Arrival{in: c.in}, nil
+}
+
+// An Arrival is a NAR on its way from the far end. The reader must check that it is
+// one, and the right one.
+type Arrival struct{ in *inbox }
+
+// Reader returns the NAR as a stream. An error says how the far end failed.
+func (a *Arrival) Reader() io.Reader { return a.in }
+
+// WriteTo writes the rest of the NAR to w.
+func (a *Arrival) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{a.in})
+}
+
+// Close skips what was not read.
+func (a *Arrival) Close() error {
+	_, err := a.in.skip()
+	return err
+}

@@ -1,0 +1,242 @@
+package remote
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// A messageWriter writes messages into a bundle. It may be used concurrently.
+type messageWriter struct {
+	bundle *bundle
+	mu     sync.Mutex
+	head   []byte
+}
+
+// send writes a message whose payload are fields, followed by data.
+func (w *messageWriter) send(kind byte, fields, data []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.head = append(w.head[:0], kind)
+	w.head = binary.AppendUvarint(w.head, uint64(len(fields)+len(data)))
+	w.head = append(w.head, fields...)
+	if _, err := w.bundle.Write(w.head); err != nil {
+		return err
+	}
+	_, err := w.bundle.Write(data)
+	return err
+}
+
+// sendNow is send for what the other side waits for.
+func (w *messageWriter) sendNow(kind byte, fields []byte) error {
+	err := w.send(kind, fields, nil)
+	w.bundle.Flush()
+	return err
+}
+
+// gather is how many bytes of a NAR are put into one message at least, but for the
+// last.
+const gather = 64 << 10
+
+// A channelWriter sends one NAR in a channel. It takes at most left bytes.
+type channelWriter struct {
+	out     *messageWriter
+	channel []byte // its number, encoded
+	left    int64
+	buf     []byte
+	err     error // of sending
+}
+
+func newChannelWriter(out *messageWriter, channel uint64) *channelWriter {
+	return &channelWriter{out: out, channel: binary.AppendUvarint(nil, channel)}
+}
+
+// begin makes the writer ready for a NAR of size bytes.
+func (w *channelWriter) begin(size int64) { w.left, w.buf = size, w.buf[:0] }
+
+func (w *channelWriter) Write(p []byte) (int, error) {
+	if int64(len(p)) > w.left {
+		return 0, fmt.Errorf("NAR is longer than its path info says")
+	}
+	w.left -= int64(len(p))
+	n := len(p)
+	if len(w.buf)+len(p) < gather {
+		w.buf = append(w.buf, p...)
+		return n, nil
+	}
+	w.flush()
+	for chunk := range slices.Chunk(p, maxData) {
+		w.data(chunk)
+	}
+	return n, w.err
+}
+
+func (w *channelWriter) data(p []byte) {
+	if w.err == nil {
+		w.err = w.out.send(msgData, w.channel, p)
+	}
+}
+
+func (w *channelWriter) flush() {
+	if len(w.buf) > 0 {
+		w.data(w.buf)
+		w.buf = w.buf[:0]
+	}
+}
+
+// end completes the NAR.
+func (w *channelWriter) end() error {
+	w.flush()
+	if w.err == nil {
+		w.err = w.out.send(msgEnd, w.channel, nil)
+	}
+	return w.err
+}
+
+// abort says that the NAR will not be complete, and why.
+func (w *channelWriter) abort(reason string) {
+	if w.err == nil {
+		w.err = w.out.sendNow(msgAbort, appendText(slices.Clone(w.channel), clipText(reason)))
+	}
+}
+
+func clipText(s string) string { return s[:min(len(s), maxPeerText)] }
+
+// inboxBytes is how much of a channel waits for whoever takes it.
+const inboxBytes = 1 << 20
+
+// An item is what came in a channel.
+type item struct {
+	kind   byte
+	buf    []byte        // of msgData; data lies in it
+	data   []byte        // of msgData
+	number uint64        // of msgAdd
+	info   *nix.PathInfo // of msgAdd and msgWant
+	text   string        // of msgAbort
+}
+
+// weight is roughly what an item takes in memory.
+func (i item) weight() int { return len(i.data) + 100 }
+
+// An inbox holds what came in a channel until it is taken.
+type inbox struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	items   []item
+	weight  int
+	err     error // why there will be no more
+
+	now  item // that is being read
+	over bool // the NAR has ended
+}
+
+func newInbox() *inbox {
+	in := new(inbox)
+	in.changed = sync.NewCond(&in.mu)
+	return in
+}
+
+// put waits while the inbox is full, unless it is closed.
+func (in *inbox) put(i item) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for in.weight >= inboxBytes && in.err == nil {
+		in.changed.Wait()
+	}
+	in.items = append(in.items, i)
+	in.weight += i.weight()
+	in.changed.Broadcast()
+}
+
+// close lets the taker have what is there, and then err.
+func (in *inbox) close(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.err == nil {
+		in.err = err
+	}
+	in.changed.Broadcast()
+}
+
+// take waits for the next item.
+func (in *inbox) take() (item, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for len(in.items) == 0 {
+		if in.err != nil {
+			return item{}, in.err
+		}
+		in.changed.Wait()
+	}
+	i := in.items[0]
+	in.items[0] = item{}
+	in.items = in.items[1:]
+	in.weight -= i.weight()
+	in.changed.Broadcast()
+	return i, nil
+}
+
+var errUnended = &wire.FormatError{Msg: "it sends something else before the end of a NAR"}
+
+// begin makes the following reads those of the next NAR.
+func (in *inbox) begin() { in.now, in.over = item{}, false }
+
+// Read reads the NAR that is under way. It returns io.EOF at its end.
+func (in *inbox) Read(p []byte) (int, error) {
+	for len(in.now.data) == 0 {
+		if in.over {
+			return 0, io.EOF
+		}
+		i, err := in.take()
+		if err != nil {
+			return 0, err
+		}
+		switch i.kind {
+		case msgData:
+			in.now = i
+		case msgEnd:
+			in.over = true
+		case msgAbort:
+			in.over = true
+			return 0, &FarError{Text: cleanForeign(i.text)}
+		default:
+			return 0, errUnended
+		}
+	}
+	n := copy(p, in.now.data)
+	if in.now.data = in.now.data[n:]; len(in.now.data) == 0 {
+		dropData(in.now.buf)
+		in.now.buf = nil
+	}
+	return n, nil
+}
+
+// skip drops what is left of the NAR and returns how much that was.
+func (in *inbox) skip() (n int64, err error) {
+	n = int64(len(in.now.data))
+	in.now = item{}
+	for !in.over {
+		i, err := in.take()
+		if err != nil {
+			return n, err
+		}
+		switch i.kind {
+		case msgData:
+			n += int64(len(i.data))
+			dropData(i.buf)
+		case msgEnd, msgAbort:
+			in.over = true
+		default:
+			return n, errUnended
+		}
+	}
+	return n, nil
+}
+
+// channelNumber reads the number of a channel.
+func (p *payload) channelNumber() uint64 { return p.uvarint(maxChannels - 1) }

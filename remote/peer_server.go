@@ -1,0 +1,291 @@
+package remote
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+func (s *server) offer() offer {
+	return offer{version: peerVersion, inOrder: s.options.InOrder}
+}
+
+// servePeer goes on in the peer protocol until the client takes leave.
+func (s *server) servePeer(ctx context.Context) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
+	version, window := s.in.Uint64(), s.in.Uint64()
+	if err := s.in.Err(); err != nil {
+		return fmt.Errorf("read the client's greeting: %w", err)
+	}
+	if version != peerVersion || window < maxFrame || window > maxWindow {
+		return &wire.FormatError{Msg: fmt.Sprintf("the client speaks version %d of the peer protocol with a window of %d bytes", version, window)}
+	}
+	if err := s.out.Flush(); err != nil {
+		return err
+	}
+	p := &peerServer{server: s, bundle: newBundle(int(window)), kick: make(chan struct{}, 1)}
+	p.out.bundle = p.bundle
+	return p.serve(ctx)
+}
+
+// A peerServer is the far end of a Peer.
+type peerServer struct {
+	*server
+	bundle   *bundle
+	out      messageWriter
+	importer Importer            // nil before the first path
+	taking   [maxChannels]*inbox // paths on their way in
+	giving   [maxChannels]*inbox // paths that are asked for
+	workers  sync.WaitGroup      // one for each inbox
+	flushing sync.WaitGroup
+	kick     chan struct{} // asks for a Flush
+}
+
+// serve returns nil when the client has taken leave.
+func (p *peerServer) serve(ctx context.Context) error {
+	var lanes sync.WaitGroup
+	lanes.Go(func() {
+		err := p.bundle.run(p.in.Raw(), p.stream, func() { p.stream.Close() })
+		p.bundle.fail(err)
+	})
+	err := p.receive(ctx)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	if err != nil {
+		p.fail(err)
+	}
+	err = errors.Join(err, p.finish(err))
+	p.bundle.fail(errClosed)
+	lanes.Wait()
+	return err
+}
+
+// finish waits for what is under way, and makes valid what is complete.
+func (p *peerServer) finish(err error) error {
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	for _, in := range slices.Concat(p.taking[:], p.giving[:]) {
+		if in != nil {
+			in.close(err)
+		}
+	}
+	p.workers.Wait()
+	close(p.kick)
+	p.flushing.Wait()
+	if p.importer == nil {
+		return nil
+	}
+	return p.importer.Close()
+}
+
+// receive takes messages until the stream ends.
+func (p *peerServer) receive(ctx context.Context) error {
+	in := newMessageReader(p.bundle)
+	for {
+		m, err := in.next()
+		if err == nil {
+			err = p.take(ctx, m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (p *peerServer) take(ctx context.Context, m message) error {
+	switch m.kind {
+	case msgAdd:
+		return p.takeAdd(ctx, m)
+	case msgData, msgEnd, msgAbort, msgFlush:
+		return p.takeNAR(m)
+	case msgWant:
+		return p.takeWant(ctx, m)
+	}
+	return &wire.FormatError{Msg: fmt.Sprintf("unknown message of kind %d", m.kind)}
+}
+
+func (p *peerServer) takeAdd(ctx context.Context, m message) error {
+	channel := m.payload.channelNumber()
+	i := item{kind: m.kind, number: m.payload.uvarint(1<<63 - 1), info: m.payload.pathInfo(p.dir)}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	if err := p.mayWrite("add paths"); err != nil {
+		return err
+	}
+	if p.importer == nil {
+		var err error
+		if p.importer, err = p.backend.Import(ctx); err != nil {
+			return fmt.Errorf("add %s: %w", i.info.Path, err)
+		}
+		p.flushing.Go(func() { p.flushOnDemand(ctx) })
+	}
+	if p.options.InOrder && channel != 0 {
+		return &wire.FormatError{Msg: "paths come in several channels, where they must come in order"}
+	}
+	in := p.taking[channel]
+	if in == nil {
+		in = newInbox()
+		p.taking[channel] = in
+		p.workers.Go(func() { p.addAll(ctx, in) })
+	}
+	in.put(i)
+	return nil
+}
+
+func (p *peerServer) takeNAR(m message) error {
+	channel := m.payload.channelNumber()
+	i := item{kind: m.kind, buf: m.buf}
+	switch m.kind {
+	case msgData:
+		i.data, m.payload.b = m.payload.b, nil
+	case msgAbort:
+		i.text = m.payload.text(maxPeerText)
+	}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	if p.taking[channel] == nil {
+		return &wire.FormatError{Msg: "a NAR comes before its path"}
+	}
+	p.taking[channel].put(i)
+	return nil
+}
+
+// addAll adds the paths of a channel, one after another.
+func (p *peerServer) addAll(ctx context.Context, in *inbox) {
+	for {
+		i, err := in.take()
+		if err != nil {
+			return
+		}
+		switch i.kind {
+		case msgAdd:
+			in.begin()
+			err = p.add(ctx, in, i)
+		case msgFlush:
+			select {
+			case p.kick <- struct{}{}:
+			default: // one is asked for already, and has not begun
+			}
+		default:
+			err = &wire.FormatError{Msg: "a NAR goes on behind its end"}
+		}
+		if err != nil {
+			p.fail(err)
+			return
+		}
+	}
+}
+
+// fail tells the client why the session ends, and ends it.
+func (p *peerServer) fail(err error) {
+	if p.bundle.failure() == nil {
+		p.out.sendNow(msgError, appendText(nil, clipText(err.Error())))
+		p.bundle.End()
+	}
+	p.bundle.fail(err)
+}
+
+// add hands one path to the importer. The error is one that ends the session.
+func (p *peerServer) add(ctx context.Context, in *inbox, i item) error {
+	var once sync.Once
+	decide := func(err error) { once.Do(func() { p.decide(i.number, err) }) }
+	if p.options.Check != nil {
+		if err := p.options.Check(i.info); err != nil {
+			decide(err)
+			_, err := in.skip()
+			return err
+		}
+	}
+	if err := p.importer.Add(ctx, i.info, in, decide); err != nil {
+		decide(err)
+		_, err := in.skip()
+		return err
+	}
+	left, err := in.skip()
+	if left > 0 {
+		return fmt.Errorf("add %s: %w", i.info.Path, &wire.FormatError{Msg: "its NAR is longer than was announced"})
+	}
+	return err
+}
+
+// decide tells the client what became of a path.
+func (p *peerServer) decide(number uint64, err error) {
+	fields := binary.AppendUvarint(nil, number)
+	if err == nil {
+		p.out.sendNow(msgDone, fields)
+		return
+	}
+	p.out.sendNow(msgFail, appendText(fields, clipText(err.Error())))
+}
+
+// flushOnDemand runs until kick is closed.
+func (p *peerServer) flushOnDemand(ctx context.Context) {
+	for range p.kick {
+		if err := p.importer.Flush(ctx); err != nil {
+			p.fail(fmt.Errorf("add paths: %w", err))
+		}
+	}
+}
+
+func (p *peerServer) takeWant(ctx context.Context, m message) error {
+	channel := m.payload.channelNumber()
+	info := &nix.PathInfo{Path: m.payload.path(p.dir), NARHash: m.payload.hash()}
+	info.NARSize = int64(m.payload.uvarint(1<<63 - 1))
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	in := p.giving[channel]
+	if in == nil {
+		in = newInbox()
+		p.giving[channel] = in
+		p.workers.Go(func() { p.giveAll(ctx, in, channel) })
+	}
+	in.put(item{kind: m.kind, info: info})
+	return nil
+}
+
+// giveAll sends what is asked for in a channel, in that order.
+func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
+	out := newChannelWriter(&p.out, channel)
+	for {
+		i, err := in.take()
+		if err != nil {
+			return
+		}
+		if err := p.give(ctx, out, i.info); err != nil {
+			out.abort(fmt.Sprintf("send %s: %v", i.info.Path, err))
+		}
+		p.bundle.Flush()
+	}
+}
+
+// give sends one NAR. Where it is not what the client expects, the client does not get
+// its end.
+func (p *peerServer) give(ctx context.Context, out *channelWriter, info *nix.PathInfo) error {
+	out.begin(info.NARSize)
+	checked := &serverNAR{w: out, info: info, hash: nar.NewHasher(sha256.New())}
+	err := p.backend.WriteNAR(ctx, checked, info.Path)
+	sum := nix.SHA256Hash([sha256.Size]byte(checked.hash.Sum()))
+	if err == nil {
+		err = checked.finish(sum)
+	}
+	if err == nil {
+		err = out.end()
+	}
+	return err
+}
