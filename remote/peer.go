@@ -102,6 +102,7 @@ type Peer struct {
 	mu       sync.Mutex
 	channels []*Channel
 	adds     map[uint64]*peerAdd // sent and not decided
+	decided  *sync.Cond          // when there are none left
 	numbers  uint64
 	lost     error // what the first session ended with
 	ended    bool  // no more adds are taken
@@ -138,6 +139,7 @@ func (s *Store) OpenPeer(ctx context.Context, far bool) (*Peer, error) {
 	}
 	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd)}
 	p.out.bundle = p.bundle
+	p.decided = sync.NewCond(&p.mu)
 	c := s.first
 	k := &call{
 		what: "copy",
@@ -227,6 +229,7 @@ func (p *Peer) fail(err error) {
 	adds := p.adds
 	p.adds = nil
 	channels := p.channels
+	p.decided.Broadcast()
 	p.mu.Unlock()
 	for _, c := range channels {
 		c.in.close(err)
@@ -271,6 +274,7 @@ func (p *Peer) takeVerdict(m message) error {
 	add := p.adds[number]
 	delete(p.adds, number)
 	p.mu.Unlock()
+	defer p.tellIfDecided()
 	switch {
 	case add == nil:
 		return &wire.FormatError{Msg: "it decides on a path that was not sent"}
@@ -280,6 +284,15 @@ func (p *Peer) takeVerdict(m message) error {
 		add.done(nil)
 	}
 	return nil
+}
+
+// tellIfDecided comes behind done, so that Finish does, too.
+func (p *Peer) tellIfDecided() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.adds) == 0 {
+		p.decided.Broadcast()
+	}
 }
 
 func (p *Peer) takeNAR(m message) error {
@@ -304,6 +317,20 @@ func (p *Peer) takeNAR(m message) error {
 		return &wire.FormatError{Msg: "it sends a NAR that was not asked for"}
 	}
 	c.in.put(i)
+	return nil
+}
+
+// Finish asks for the verdict on all that was added, and returns when there is one on
+// each. A path whose references were not added before is refused.
+func (p *Peer) Finish(ctx context.Context) error {
+	if err := p.out.sendNow(msgFlush, nil); err != nil {
+		return &abandonedError{err}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.adds) > 0 {
+		p.decided.Wait()
+	}
 	return nil
 }
 
@@ -353,8 +380,7 @@ type Channel struct {
 	in     *inbox
 
 	mu     sync.Mutex
-	added  bool // since the last Flush
-	wanted int  // NARs that were requested and have not ended
+	wanted int // NARs that were requested and have not ended
 }
 
 // OpenChannel returns a further channel. Channels end with their Peer.
@@ -385,9 +411,6 @@ func (c *Channel) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, 
 	if err := c.p.out.send(msgAdd, appendPathInfo(head, info), nil); err != nil {
 		return &abandonedError{err}
 	}
-	c.mu.Lock()
-	c.added = true
-	c.mu.Unlock()
 	c.out.begin(info.NARSize)
 	_, err = nar.WriteTo(c.out)
 	if err == nil && c.out.left > 0 {
@@ -402,18 +425,6 @@ func (c *Channel) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, 
 		return &abandonedError{err}
 	}
 	return nil
-}
-
-// Flush asks for the verdict on all that was added, and does not wait for it.
-func (c *Channel) Flush() error {
-	c.mu.Lock()
-	added := c.added
-	c.added = false
-	c.mu.Unlock()
-	if !added {
-		return nil
-	}
-	return c.p.out.sendNow(msgFlush, c.out.channel)
 }
 
 // Lookahead is how many bytes of NARs to request ahead.

@@ -118,6 +118,7 @@ type item struct {
 	number uint64        // of msgAdd
 	info   *nix.PathInfo // of msgAdd and msgWant
 	text   string        // of msgAbort
+	passed chan struct{} // of msgFlush: closed when it is taken
 }
 
 // weight is roughly what an item takes in memory.

@@ -20,7 +20,7 @@ const (
 	msgData  = 3 // channel, bytes of a NAR
 	msgEnd   = 4 // channel: the NAR is complete
 	msgAbort = 5 // channel, text: it will never be
-	msgFlush = 6 // channel: what was added there should be decided soon
+	msgFlush = 6 // what was added shall be decided
 	msgDone  = 7 // number: the path is valid
 	msgFail  = 8 // number, text: the path was refused
 	msgError = 9 // text: why the session ends

@@ -34,7 +34,7 @@ func (s *server) servePeer(ctx context.Context) error {
 	if err := s.out.Flush(); err != nil {
 		return err
 	}
-	p := &peerServer{server: s, bundle: newBundle(int(window)), kick: make(chan struct{}, 1)}
+	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{})}
 	p.out.bundle = p.bundle
 	return p.serve(ctx)
 }
@@ -49,7 +49,8 @@ type peerServer struct {
 	giving   [maxChannels]*inbox // paths that are asked for
 	workers  sync.WaitGroup      // one for each inbox
 	flushing sync.WaitGroup
-	kick     chan struct{} // asks for a Flush
+	flushes  chan []chan struct{} // each is closed when a channel has come to the Flush
+	over     chan struct{}        // closed when no channel does any more
 }
 
 // serve returns nil when the client has taken leave.
@@ -83,7 +84,8 @@ func (p *peerServer) finish(err error) error {
 		}
 	}
 	p.workers.Wait()
-	close(p.kick)
+	close(p.over)
+	close(p.flushes)
 	p.flushing.Wait()
 	if p.importer == nil {
 		return nil
@@ -109,10 +111,13 @@ func (p *peerServer) take(ctx context.Context, m message) error {
 	switch m.kind {
 	case msgAdd:
 		return p.takeAdd(ctx, m)
-	case msgData, msgEnd, msgAbort, msgFlush:
+	case msgData, msgEnd, msgAbort:
 		return p.takeNAR(m)
 	case msgWant:
 		return p.takeWant(ctx, m)
+	case msgFlush:
+		p.takeFlush()
+		return m.payload.end()
 	}
 	return &wire.FormatError{Msg: fmt.Sprintf("unknown message of kind %d", m.kind)}
 }
@@ -177,10 +182,7 @@ func (p *peerServer) addAll(ctx context.Context, in *inbox) {
 			in.begin()
 			err = p.add(ctx, in, i)
 		case msgFlush:
-			select {
-			case p.kick <- struct{}{}:
-			default: // one is asked for already, and has not begun
-			}
+			close(i.passed)
 		default:
 			err = &wire.FormatError{Msg: "a NAR goes on behind its end"}
 		}
@@ -233,9 +235,31 @@ func (p *peerServer) decide(number uint64, err error) {
 	p.out.sendNow(msgFail, appendText(fields, clipText(err.Error())))
 }
 
-// flushOnDemand runs until kick is closed.
+// takeFlush asks that what was added become valid, when all channels have added it.
+func (p *peerServer) takeFlush() {
+	if p.importer == nil {
+		return
+	}
+	var marks []chan struct{}
+	for _, in := range p.taking {
+		if in != nil {
+			mark := make(chan struct{})
+			marks = append(marks, mark)
+			in.put(item{kind: msgFlush, passed: mark})
+		}
+	}
+	p.flushes <- marks
+}
+
+// flushOnDemand runs until no more is asked for.
 func (p *peerServer) flushOnDemand(ctx context.Context) {
-	for range p.kick {
+	for marks := range p.flushes {
+		for _, mark := range marks {
+			select {
+			case <-mark:
+			case <-p.over:
+			}
+		}
 		if err := p.importer.Flush(ctx); err != nil {
 			p.fail(fmt.Errorf("add paths: %w", err))
 		}

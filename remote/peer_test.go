@@ -129,8 +129,8 @@ func (im *peerImport) Add(ctx context.Context, info *nix.PathInfo, nar io.Reader
 	})
 }
 
-func (im *peerImport) Flush(context.Context) error {
-	err := im.channel.Flush()
+func (im *peerImport) Flush(ctx context.Context) error {
+	err := im.p.Finish(ctx)
 	im.pending.Wait()
 	return err
 }
@@ -175,10 +175,10 @@ func pushAll(t *testing.T, p *remote.Peer, objects nixtest.Closure, channels int
 					return
 				}
 			}
-			channel.Flush()
 		})
 	}
 	all.Wait()
+	p.Finish(t.Context()) // its error is that of the paths
 	var first error
 	for range objects {
 		if err := <-verdicts; first == nil {

@@ -74,6 +74,9 @@ func (t peerTarget) OpenLane(context.Context) (closure.TargetLane, error) {
 	return peerTargetLane{channel}, nil
 }
 
+// Finish implements closure.Finisher.
+func (t peerTarget) Finish(ctx context.Context) error { return t.peer.Finish(ctx) }
+
 type peerTargetLane struct{ *remote.Channel }
 
 // Add implements closure.TargetLane.
@@ -81,5 +84,6 @@ func (l peerTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure
 	return l.Channel.Add(ctx, info, nar, done)
 }
 
-// Flush implements closure.TargetLane.
-func (l peerTargetLane) Flush(context.Context) error { return l.Channel.Flush() }
+// Flush implements closure.TargetLane: whatever was added is on its way, and paths
+// are decided on in groups, or at the end.
+func (l peerTargetLane) Flush(context.Context) error { return nil }
