@@ -44,6 +44,11 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 		return host.Start(ctx, command)
 	}
 	s, err := newStore(ctx, open, o)
+	if err == nil {
+		s.openLane = func(ctx context.Context) (io.ReadWriteCloser, error) {
+			return host.Start(ctx, far.laneCommand(s.first.prelude.program))
+		}
+	}
 	return s, err
 }
 
@@ -52,7 +57,7 @@ func (f FarEnd) startCommand() string {
 	if f.Program != "" {
 		command := f.command(f.Program)
 		if isOurs(programName(f.Program)) {
-			command = "env " + PeerVariable + "=1 " + command
+			command = "env " + PeerVariable + "=" + PeerAsks + " " + command
 		}
 		return command
 	}
@@ -66,7 +71,7 @@ const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/pr
 `
 
 // startScript finds the best program and starts it behind the marker line.
-const startScript = searchPath + `if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; export ` + PeerVariable + `=1; exec copy-closure %s ${1:+--store "$1"}; fi
+const startScript = searchPath + `if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; export ` + PeerVariable + `=` + PeerAsks + `; exec copy-closure %s ${1:+--store "$1"}; fi
 if command -v nix-store >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-store)"; exec nix-store %s ${1:+--store "$1"}; fi
 echo "` + marker + missingProgram + `"; exit 127`
 
@@ -87,6 +92,19 @@ func (f FarEnd) command(program string) string {
 		args += " --store" + quoteAfterSpace(f.Store)
 	}
 	return program + " " + args
+}
+
+// laneCommand is that of a further lane, where the first session found a program. A
+// forced command in its place learns from the assignment what is wanted.
+func (f FarEnd) laneCommand(found string) string {
+	program := f.Program
+	switch {
+	case found != "":
+		program = Quote(found)
+	case program == "":
+		program = "copy-closure"
+	}
+	return "env " + PeerVariable + "=" + PeerJoins + " " + program + " serve"
 }
 
 // programName is the last component of the last word of a command.

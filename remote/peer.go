@@ -29,10 +29,15 @@ const (
 	// the peer protocol: version, and words of which unknown ones mean nothing.
 	offerMarker = "@copy-closure-peer "
 
-	// PeerVariable in the environment asks our server for its offer, as does its
-	// name in the command that a forced command was started in place of.
+	// PeerVariable in our server's environment says what the client wants of it. So
+	// does the assignment in a command that a forced command came in place of.
 	PeerVariable = "COPY_CLOSURE_PEER"
+	PeerAsks     = "1"    // an offer
+	PeerJoins    = "join" // a further lane
 )
+
+// joinMagic is what both ends of a further lane begin with; the client's token follows.
+const joinMagic = 0x016e696f6a6363 // "ccjoin\x01\x00"
 
 // goodbye is how long Close tries to take leave.
 const goodbye = time.Second
@@ -165,6 +170,45 @@ func (p *Peer) carry(r io.Reader, stream io.ReadWriteCloser) error {
 	return p.bundle.run(r, stream, func() { abortStream(stream) })
 }
 
+// AddLane opens a further session to carry the protocol. An error leaves those that
+// are there at work.
+func (p *Peer) AddLane(ctx context.Context) error {
+	token := p.store.first.prelude.offer.token
+	if token == nil {
+		return errors.New("the far end takes one session only")
+	}
+	stream, err := p.store.openLane(ctx)
+	if err != nil {
+		return err
+	}
+	hello := append(binary.LittleEndian.AppendUint64(nil, joinMagic), token...)
+	if _, err := stream.Write(hello); err != nil {
+		return errors.Join(err, stream.Close())
+	}
+	p.store.mu.Lock()
+	defer p.store.mu.Unlock()
+	if p.store.closed {
+		abortStream(stream)
+		return errClosed
+	}
+	p.store.joined.Go(func() { p.runLane(stream) })
+	return nil
+}
+
+// runLane carries the bundle over a further session, until that ends.
+func (p *Peer) runLane(stream io.ReadWriteCloser) {
+	r := wire.NewReader(stream)
+	_, err := findMagic(r, joinMagic)
+	if err == nil {
+		p.log.Debug("a further session has joined")
+		err = p.carry(r.Raw(), stream)
+	}
+	if closeErr := stream.Close(); closeErr != nil {
+		err = farError(closeErr)
+	}
+	p.laneEnded(err)
+}
+
 func abortStream(stream io.Closer) {
 	if s, ok := stream.(aborter); ok {
 		s.Abort()
@@ -183,6 +227,9 @@ func (p *Peer) firstEnded(err error) {
 
 // laneEnded goes on with other lanes where there are any.
 func (p *Peer) laneEnded(err error) {
+	if p.bundle.failure() != nil {
+		return
+	}
 	if !p.bundle.alone() {
 		p.log.Debug("a session has ended, going on without it", "reason", err)
 		return

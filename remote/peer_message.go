@@ -32,6 +32,7 @@ const (
 	maxMessage  = 8 << 20   // bytes of any other
 	maxPeerText = 64 << 10  // bytes of a text
 	maxChannels = 16
+	maxLanes    = 64
 )
 
 // A message is a type and a payload. That of msgData belongs to whoever reads the

@@ -16,7 +16,11 @@ import (
 )
 
 func (s *server) offer() offer {
-	return offer{version: peerVersion, inOrder: s.options.InOrder}
+	o := offer{version: peerVersion, inOrder: s.options.InOrder}
+	if s.options.Meeting != nil {
+		o.token = s.options.Meeting.Token()
+	}
+	return o
 }
 
 // servePeer goes on in the peer protocol until the client takes leave.
@@ -56,10 +60,10 @@ type peerServer struct {
 // serve returns nil when the client has taken leave.
 func (p *peerServer) serve(ctx context.Context) error {
 	var lanes sync.WaitGroup
-	lanes.Go(func() {
-		err := p.bundle.run(p.in.Raw(), p.stream, func() { p.stream.Close() })
-		p.bundle.fail(err)
-	})
+	lanes.Go(func() { p.carry(p.in.Raw(), p.stream) })
+	if m := p.options.Meeting; m != nil {
+		lanes.Go(func() { p.meet(m, &lanes) })
+	}
 	err := p.receive(ctx)
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -69,8 +73,42 @@ func (p *peerServer) serve(ctx context.Context) error {
 	}
 	err = errors.Join(err, p.finish(err))
 	p.bundle.fail(errClosed)
+	if m := p.options.Meeting; m != nil {
+		m.Close()
+	}
 	lanes.Wait()
 	return err
+}
+
+// carry runs a lane, with the last of which the bundle ends.
+func (p *peerServer) carry(r io.Reader, stream io.ReadWriteCloser) {
+	err := p.bundle.run(r, stream, func() { stream.Close() })
+	stream.Close()
+	if p.bundle.alone() {
+		p.bundle.fail(err)
+	}
+}
+
+// meet takes in further lanes.
+func (p *peerServer) meet(m Meeting, lanes *sync.WaitGroup) {
+	for n := 1; ; n++ {
+		stream, err := m.Accept()
+		if err != nil {
+			return
+		}
+		if n >= maxLanes {
+			stream.Close()
+			continue
+		}
+		lanes.Go(func() {
+			hello := binary.LittleEndian.AppendUint64(nil, joinMagic)
+			if _, err := stream.Write(hello); err != nil {
+				stream.Close()
+				return
+			}
+			p.carry(stream, stream)
+		})
+	}
 }
 
 // finish waits for what is under way, and makes valid what is complete.
@@ -312,4 +350,16 @@ func (p *peerServer) give(ctx context.Context, out *channelWriter, info *nix.Pat
 		err = out.end()
 	}
 	return err
+}
+
+// ReadToken reads what a further lane begins with, and no byte beyond.
+func ReadToken(r io.Reader) ([]byte, error) {
+	hello := make([]byte, 8+TokenSize)
+	if _, err := io.ReadFull(r, hello); err != nil {
+		return nil, fmt.Errorf("read the token of a further session: %w", err)
+	}
+	if binary.LittleEndian.Uint64(hello) != joinMagic {
+		return nil, &wire.FormatError{Msg: "protocol mismatch: the client does not join a session"}
+	}
+	return hello[8:], nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -34,6 +35,9 @@ type Options struct {
 type Store struct {
 	*sessions
 	spread int
+
+	openLane func(ctx context.Context) (io.ReadWriteCloser, error) // for a Peer
+	joined   sync.WaitGroup                                        // lanes of that
 }
 
 func newStore(ctx context.Context, open opener, o Options) (*Store, error) {
@@ -194,4 +198,12 @@ func checkSubset(what string, got, asked []nix.StorePath) error {
 		known[p] = false
 	}
 	return nil
+}
+
+// Close ends all sessions, and with them the far end's temporary roots. It returns
+// an error if a far program ended badly although every request was answered.
+func (s *Store) Close() error {
+	err := s.sessions.Close()
+	s.joined.Wait()
+	return err
 }

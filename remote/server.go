@@ -61,6 +61,16 @@ type Substituter interface {
 	Substitute(ctx context.Context, paths []nix.StorePath) error
 }
 
+// A Meeting is where further sessions of a client find the first.
+type Meeting interface {
+	// Token is the secret of TokenSize bytes that they name.
+	Token() []byte
+	// Accept waits for the streams of one; its error is final.
+	Accept() (io.ReadWriteCloser, error)
+	// Close ends Accept, not what it returned.
+	Close() error
+}
+
 // ServerOptions say what a client may do. The zero value serves readers only, and
 // as Nix without --write takes no temporary roots for them.
 type ServerOptions struct {
@@ -69,6 +79,7 @@ type ServerOptions struct {
 	Check       func(*nix.PathInfo) error // refuses paths before they are read; nil accepts all
 	Trust       bool                      // a client of the worker protocol may ask to go without Check
 	Peer        bool                      // offer the peer protocol to the client, which knows it
+	Meeting     Meeting                   // takes further lanes of that; nil: there can be none
 	InOrder     bool                      // the importer wants references before referrers
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards

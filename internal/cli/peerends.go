@@ -13,13 +13,20 @@ import (
 const mostChannels = 4
 
 // speakPeer goes on in our own protocol with the far end, for which all questions are
-// answered. It returns the number of paths to have under way.
-func (e *ends) speakPeer(ctx context.Context, store *remote.Store, pull bool) (channels int, err error) {
+// answered, in so many sessions. It returns the number of paths to have under way.
+func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, sessions int) (channels int, err error) {
 	if e.far.peer, err = store.OpenPeer(ctx, !isNear(e.far.conn)); err != nil {
 		return 0, err
 	}
+	for range sessions - 1 {
+		go func() {
+			if err := e.far.peer.AddLane(ctx); err != nil {
+				r.log.Debug("a further session cannot be had, going on without it", "reason", err)
+			}
+		}()
+	}
 	channels = min(max(2, runtime.NumCPU()), mostChannels)
-	if pull {
+	if r.pull {
 		e.source = peerSource{e.source, e.far.peer}
 		return channels, nil
 	}

@@ -49,6 +49,9 @@ func (p *program) serveCommand() *cli.Command {
 				return err
 			}
 			r.daemon = r.daemon || asksForDaemon(asked)
+			if peerWish() == remote.PeerJoins {
+				return joinLane(os.Stdin, os.Stdout)
+			}
 			return p.serve(c.Context, r)
 		},
 	}
@@ -176,20 +179,32 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Hold:    true,
 		Check:   check,
 		Trust:   r.trust,
-		Peer:    asksForPeer(),
 		InOrder: b.local.nix != nil,
 		Logger:  p.log,
 	}
 	if r.daemon {
 		return remote.ServeDaemon(ctx, stream, b, options)
 	}
+	if peerWish() == remote.PeerAsks {
+		options.Peer = true
+		if m, err := newMeeting(); err == nil {
+			options.Meeting = m
+			defer m.Close()
+		} else {
+			p.log.Debug("further sessions cannot join this one", "error", err)
+		}
+	}
 	return remote.Serve(ctx, stream, b, options)
 }
 
-// asksForPeer reports whether the client is one of ours: its start script says so, or
-// would if a forced command had not come in its place.
-func asksForPeer() bool {
-	return os.Getenv(remote.PeerVariable) != "" || strings.Contains(os.Getenv("SSH_ORIGINAL_COMMAND"), remote.PeerVariable)
+// peerWish is what a client of ours wants: its start script says so, or would if a
+// forced command had not come in its place.
+func peerWish() string {
+	if wish := os.Getenv(remote.PeerVariable); wish != "" {
+		return wish
+	}
+	_, wish, _ := strings.Cut(os.Getenv("SSH_ORIGINAL_COMMAND"), remote.PeerVariable+"=")
+	return wish[:len(wish)-len(strings.TrimLeft(wish, "0123456789abcdefghijklmnopqrstuvwxyz"))]
 }
 
 // becomeNix hands the client to the Nix that is here, which keeps its rules about who
