@@ -130,20 +130,25 @@ func (s *Store) OffersPeer() bool {
 	}
 }
 
+// PeerOptions are about the link.
+type PeerOptions struct {
+	Far     bool // more is kept under way, at the price of memory
+	Packing Packing
+}
+
 // InOrder reports whether a path can be added only behind its references.
 func (p *Peer) InOrder() bool { return p.store.first.prelude.offer.inOrder }
 
 // OpenPeer turns the first session into one of the peer protocol, without waiting. It
 // is the last request of the session: those before must be answered, and the Store
-// serves for nothing any more but to be closed behind the Peer. On a far link more is
-// kept under way, at the price of memory.
-func (s *Store) OpenPeer(ctx context.Context, far bool) (*Peer, error) {
+// serves for nothing any more but to be closed behind the Peer.
+func (s *Store) OpenPeer(ctx context.Context, o PeerOptions) (*Peer, error) {
 	window := nearWindow
-	if far {
+	if o.Far {
 		window = farWindow
 	}
 	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd)}
-	p.out.bundle = p.bundle
+	p.out.bundle, p.out.packer = p.bundle, newPacker(o.Packing)
 	p.decided = sync.NewCond(&p.mu)
 	c := s.first
 	k := &call{
@@ -155,6 +160,7 @@ func (s *Store) OpenPeer(ctx context.Context, far bool) (*Peer, error) {
 		w.Uint64(cmdPeer)
 		w.Uint64(peerVersion)
 		w.Uint64(uint64(window))
+		w.Uint64(uint64(o.Packing))
 		return nil
 	})
 	c.queue.close()
@@ -248,6 +254,7 @@ func (p *Peer) laneEnded(err error) {
 // receive takes the far end's messages until the bundle ends.
 func (p *Peer) receive() {
 	in := newMessageReader(p.bundle)
+	defer in.close()
 	for {
 		m, err := in.next()
 		if err == nil {

@@ -2,10 +2,12 @@ package remote
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -16,6 +18,7 @@ type messageWriter struct {
 	bundle *bundle
 	mu     sync.Mutex
 	head   []byte
+	packer *packer // nil where nothing is ever packed
 }
 
 // send writes a message whose payload are fields, followed by data.
@@ -25,16 +28,62 @@ func (w *messageWriter) send(kind byte, fields, data []byte) error {
 	w.head = append(w.head[:0], kind)
 	w.head = binary.AppendUvarint(w.head, uint64(len(fields)+len(data)))
 	w.head = append(w.head, fields...)
-	if _, err := w.bundle.Write(w.head); err != nil {
+	size := len(w.head) + len(data)
+	if w.packer == nil {
+		return w.write(w.head, data)
+	}
+	if w.packer.level == 0 || size > maxPacked/2 || isDense(data) {
+		return errors.Join(w.pack(), w.write(w.head, data))
+	}
+	w.packer.raw = append(append(w.packer.raw, w.head...), data...)
+	if len(w.packer.raw) < packSize {
+		return nil
+	}
+	return w.pack()
+}
+
+// write puts bytes into the bundle, and tells the packer how the link takes them.
+func (w *messageWriter) write(parts ...[]byte) error {
+	start := time.Now()
+	size := 0
+	for _, part := range parts {
+		if _, err := w.bundle.Write(part); err != nil {
+			return err
+		}
+		size += len(part)
+	}
+	if w.packer != nil {
+		w.packer.waited += time.Since(start)
+		w.packer.observe(size)
+	}
+	return nil
+}
+
+// pack sends what was gathered.
+func (w *messageWriter) pack() error {
+	if w.packer == nil || len(w.packer.raw) == 0 {
+		return nil
+	}
+	packed, err := w.packer.pack()
+	if err != nil {
 		return err
 	}
-	_, err := w.bundle.Write(data)
-	return err
+	return w.write(binary.AppendUvarint([]byte{msgPacked}, uint64(len(packed))), packed)
 }
 
 // sendNow is send for what the other side waits for.
 func (w *messageWriter) sendNow(kind byte, fields []byte) error {
-	err := w.send(kind, fields, nil)
+	if err := w.send(kind, fields, nil); err != nil {
+		return err
+	}
+	return w.flush()
+}
+
+// flush hands on what was sent.
+func (w *messageWriter) flush() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.pack()
 	w.bundle.Flush()
 	return err
 }

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,15 +16,16 @@ import (
 
 // Messages of the peer protocol; PROTOCOL.md says who sends them and when.
 const (
-	msgAdd   = 1 // channel, number, path info: its NAR follows in the channel
-	msgWant  = 2 // channel, path, NAR hash, NAR size: its NAR shall come in the channel
-	msgData  = 3 // channel, bytes of a NAR
-	msgEnd   = 4 // channel: the NAR is complete
-	msgAbort = 5 // channel, text: it will never be
-	msgFlush = 6 // what was added shall be decided
-	msgDone  = 7 // number: the path is valid
-	msgFail  = 8 // number, text: the path was refused
-	msgError = 9 // text: why the session ends
+	msgAdd    = 1  // channel, number, path info: its NAR follows in the channel
+	msgWant   = 2  // channel, path, NAR hash, NAR size: its NAR shall come in the channel
+	msgData   = 3  // channel, bytes of a NAR
+	msgEnd    = 4  // channel: the NAR is complete
+	msgAbort  = 5  // channel, text: it will never be
+	msgFlush  = 6  // what was added shall be decided
+	msgDone   = 7  // number: the path is valid
+	msgFail   = 8  // number, text: the path was refused
+	msgError  = 9  // text: why the session ends
+	msgPacked = 10 // size, zstd stream: messages of that size together
 )
 
 // Limits on messages.
@@ -45,8 +47,10 @@ type message struct {
 
 // A messageReader cuts a stream into messages.
 type messageReader struct {
-	r   *bufio.Reader
-	buf []byte
+	r        *bufio.Reader
+	buf      []byte
+	unpacker unpacker
+	inner    bytes.Reader // messages that were packed together
 }
 
 func newMessageReader(r io.Reader) *messageReader {
@@ -55,23 +59,53 @@ func newMessageReader(r io.Reader) *messageReader {
 
 // next returns io.EOF where the stream ends between two messages.
 func (m *messageReader) next() (message, error) {
-	kind, err := m.r.ReadByte()
+	for {
+		if m.inner.Len() > 0 {
+			inner, err := m.read(&m.inner)
+			if err == nil && inner.kind == msgPacked || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = &wire.FormatError{Msg: "it packs something else than whole messages"}
+			}
+			return inner, err
+		}
+		outer, err := m.read(m.r)
+		if err != nil || outer.kind != msgPacked {
+			return outer, err
+		}
+		unpacked, err := m.unpacker.unpack(outer.payload)
+		if err != nil {
+			return message{}, err
+		}
+		m.inner.Reset(unpacked)
+	}
+}
+
+func (m *messageReader) close() { m.unpacker.close() }
+
+// read reads one message.
+func (m *messageReader) read(r interface {
+	io.Reader
+	io.ByteReader
+}) (message, error) {
+	kind, err := r.ReadByte()
 	if err != nil {
 		return message{}, err
 	}
-	length, err := readUvarint(m.r)
+	length, err := readUvarint(r)
 	if err != nil {
 		return message{}, unexpectedEnd(err)
 	}
 	limit := uint64(maxMessage)
-	if kind == msgData {
+	switch kind {
+	case msgData:
 		limit = maxData + binary.MaxVarintLen64
+	case msgPacked:
+		limit = 2 * maxPacked
 	}
 	if length > limit {
 		return message{}, &wire.FormatError{Msg: fmt.Sprintf("it sends a message of kind %d with %d bytes", kind, length)}
 	}
 	buf := m.buffer(kind, int(length))
-	if _, err := io.ReadFull(m.r, buf); err != nil {
+	if _, err := io.ReadFull(r, buf); err != nil {
 		return message{}, unexpectedEnd(err)
 	}
 	return message{kind, buf, payload{b: buf}}, nil

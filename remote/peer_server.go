@@ -28,18 +28,18 @@ func (s *server) servePeer(ctx context.Context) error {
 	if err := s.settle(); err != nil {
 		return err
 	}
-	version, window := s.in.Uint64(), s.in.Uint64()
+	version, window, packing := s.in.Uint64(), s.in.Uint64(), s.in.Uint64()
 	if err := s.in.Err(); err != nil {
 		return fmt.Errorf("read the client's greeting: %w", err)
 	}
-	if version != peerVersion || window < maxFrame || window > maxWindow {
-		return &wire.FormatError{Msg: fmt.Sprintf("the client speaks version %d of the peer protocol with a window of %d bytes", version, window)}
+	if version != peerVersion || window < maxFrame || window > maxWindow || packing >= uint64(packings) {
+		return &wire.FormatError{Msg: fmt.Sprintf("the client wants version %d of the peer protocol, a window of %d bytes and packing %d", version, window, packing)}
 	}
 	if err := s.out.Flush(); err != nil {
 		return err
 	}
 	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{})}
-	p.out.bundle = p.bundle
+	p.out.bundle, p.out.packer = p.bundle, newPacker(Packing(packing))
 	return p.serve(ctx)
 }
 
@@ -134,6 +134,7 @@ func (p *peerServer) finish(err error) error {
 // receive takes messages until the stream ends.
 func (p *peerServer) receive(ctx context.Context) error {
 	in := newMessageReader(p.bundle)
+	defer in.close()
 	for {
 		m, err := in.next()
 		if err == nil {
@@ -332,7 +333,7 @@ func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
 		if err := p.give(ctx, out, i.info); err != nil {
 			out.abort(fmt.Sprintf("send %s: %v", i.info.Path, err))
 		}
-		p.bundle.Flush()
+		p.out.flush()
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 type peerHost struct {
 	store   *nixtest.Store
 	options remote.ServerOptions
+	peer    remote.PeerOptions
 	spoil   func(io.ReadWriteCloser) io.ReadWriteCloser // of the server's end
 	servers sync.WaitGroup
 	ended   chan error
@@ -64,7 +65,7 @@ func (h *peerHost) openPeer(t *testing.T) *remote.Peer {
 	if !s.OffersPeer() {
 		t.Fatal("the server does not offer the peer protocol")
 	}
-	p, err := s.OpenPeer(t.Context(), false)
+	p, err := s.OpenPeer(t.Context(), h.peer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,11 +150,17 @@ type exactly struct {
 func (e exactly) WriteTo(w io.Writer) (int64, error) { return io.CopyN(w, e.r, e.size) }
 
 func TestPeerStore(t *testing.T) {
-	nixtest.TestStore(t, func(t *testing.T, check func(*nix.PathInfo) error) nixtest.StoreUnderTest {
-		s := nixtest.NewStore()
-		s.Check = check
-		return peerStore{s, t, newPeerHost(t, s)}
-	})
+	for _, packing := range []remote.Packing{remote.PackNever, remote.PackIfSlow, remote.PackAtOnce} {
+		t.Run(fmt.Sprint("packing ", packing), func(t *testing.T) {
+			nixtest.TestStore(t, func(t *testing.T, check func(*nix.PathInfo) error) nixtest.StoreUnderTest {
+				s := nixtest.NewStore()
+				s.Check = check
+				h := newPeerHost(t, s)
+				h.peer.Packing = packing
+				return peerStore{s, t, h}
+			})
+		})
+	}
 }
 
 // pushAll adds objects through channels at once and returns the first error.
@@ -202,6 +209,7 @@ func TestPeerPush(t *testing.T) {
 	}{{1, nixtest.Random(11, 120)}, {4, apart}, {16, apart}} {
 		s := nixtest.NewStore()
 		h := newPeerHost(t, s)
+		h.peer.Packing = remote.Packing(test.channels % 3)
 		p := h.openPeer(t)
 		if err := pushAll(t, p, test.objects, test.channels); err != nil {
 			t.Errorf("%d channels: %v", test.channels, err)
@@ -309,7 +317,7 @@ func TestPeerCut(t *testing.T) {
 			err := far.Greet(t.Context())
 			if err == nil {
 				var p *remote.Peer
-				if p, err = far.OpenPeer(t.Context(), false); err == nil {
+				if p, err = far.OpenPeer(t.Context(), h.peer); err == nil {
 					err = pushAll(t, p, c, 1)
 					p.Close()
 				}

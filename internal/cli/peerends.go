@@ -15,7 +15,7 @@ const mostChannels = 4
 // speakPeer goes on in our own protocol with the far end, for which all questions are
 // answered, in so many sessions. It returns the number of paths to have under way.
 func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, sessions int) (channels int, err error) {
-	if e.far.peer, err = store.OpenPeer(ctx, !isNear(e.far.conn)); err != nil {
+	if e.far.peer, err = store.OpenPeer(ctx, r.peerOptions(e.far)); err != nil {
 		return 0, err
 	}
 	for range sessions - 1 {
@@ -35,6 +35,20 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 		channels = 1
 	}
 	return channels, nil
+}
+
+// peerOptions are those for the link, as far as it is known.
+func (r *copyRun) peerOptions(far *farEnd) remote.PeerOptions {
+	o := remote.PeerOptions{Far: !isNear(far.conn)}
+	switch {
+	case r.gzip || r.compress == "none":
+		o.Packing = remote.PackNever
+	case o.Far:
+		o.Packing = remote.PackAtOnce
+	default:
+		o.Packing = remote.PackIfSlow
+	}
+	return o
 }
 
 // A peerSource takes NARs from a far end in our own protocol.

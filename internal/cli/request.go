@@ -26,6 +26,7 @@ type copyRequest struct {
 	sessions  int // 0: as the link needs
 	limit     int // bytes a second; 0: none
 	ssh       string
+	compress  string
 	gzip      bool
 	roots     rootRequest
 	json      bool
@@ -125,12 +126,12 @@ func (p *program) pathArguments(c *cli.Context, args []string) ([]string, error)
 
 // readLink reads the options that are about the connection.
 func (r *copyRequest) readLink(c *cli.Context) error {
-	switch compress := c.String("compress"); compress {
+	switch r.compress = c.String("compress"); r.compress {
 	case "auto", "none":
 	case "gzip":
 		r.gzip = true
 	default:
-		return usagef("--compress is auto, none or gzip, not %q", compress)
+		return usagef("--compress is auto, none or gzip, not %q", r.compress)
 	}
 	r.gzip = r.gzip || r.host.compress || c.Bool("gzip") || c.Bool("bzip2") || c.Bool("xz")
 	switch r.ssh {

@@ -1,0 +1,187 @@
+package remote
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"math"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+const (
+	packSize   = 192 << 10 // messages are packed together when they have so many bytes
+	maxPacked  = 512 << 10 // bytes of messages that are packed together
+	packWindow = 4 << 20   // of zstd: how far back what was sent before helps
+
+	// The link is looked at after so many bytes.
+	packPeriod = 8 << 20
+	// A faster link is not worth the time that compression takes.
+	packBelow = 40 << 20 // bytes a second
+)
+
+// Ways of compressing, chosen by the client for both directions.
+const (
+	PackNever  Packing = iota
+	PackIfSlow         // once the link has turned out to be slow
+	PackAtOnce         // until the link has turned out to be fast
+	packings
+)
+
+// Packing says when messages are compressed.
+type Packing int
+
+// packLevels are tried in turn: the next where the link is what is waited for, the one
+// before where compression is. The first is none.
+var packLevels = []zstd.EncoderLevel{
+	0, zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression,
+}
+
+// A packer compresses messages: one zstd stream for a direction, so that small paths
+// profit from those before.
+type packer struct {
+	level   int // index in packLevels
+	raw     []byte
+	encoder *zstd.Encoder
+	stale   bool // the encoder is of another level
+	out     bytes.Buffer
+
+	since  time.Time     // begin of the period
+	passed int           // bytes of messages in it
+	waited time.Duration // of it, for the link
+}
+
+func newPacker(p Packing) *packer {
+	switch p {
+	case PackIfSlow:
+		return &packer{since: time.Now()}
+	case PackAtOnce:
+		return &packer{level: 2, since: time.Now()}
+	}
+	return nil
+}
+
+// observe chooses the level by what was waited for. sent is what the period put on the
+// link.
+func (p *packer) observe(sent int) {
+	p.passed += sent
+	if p.passed < packPeriod {
+		return
+	}
+	took := time.Since(p.since)
+	waiting := p.waited > took/2
+	rate := float64(p.passed) / took.Seconds()
+	level := p.level
+	switch {
+	case p.level == 0 && waiting && rate < packBelow:
+		level = 2
+	case p.level > 0 && waiting:
+		level = min(p.level+1, len(packLevels)-1)
+	case p.level > 0 && p.waited < took/8:
+		level--
+	}
+	p.since, p.passed, p.waited = time.Now(), 0, 0
+	p.stale = p.stale || level != p.level
+	p.level = level
+}
+
+// pack compresses what was gathered. The result is valid until the next call.
+func (p *packer) pack() ([]byte, error) {
+	p.out.Reset()
+	p.out.Write(binary.AppendUvarint(nil, uint64(len(p.raw))))
+	if p.stale && p.encoder != nil {
+		if err := p.encoder.Close(); err != nil {
+			return nil, err
+		}
+		p.encoder = nil
+	}
+	if p.encoder == nil {
+		var err error
+		p.stale = false
+		p.encoder, err = zstd.NewWriter(&p.out, zstd.WithEncoderLevel(packLevels[p.level]),
+			zstd.WithWindowSize(packWindow), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+		if err != nil {
+			return nil, err
+		}
+	}
+	_, err := p.encoder.Write(p.raw)
+	if err == nil {
+		err = p.encoder.Flush()
+	}
+	p.raw = p.raw[:0]
+	return p.out.Bytes(), err
+}
+
+// isDense reports whether b looks as if it were compressed: a sample of it uses all
+// bytes equally often.
+func isDense(b []byte) bool {
+	const sample = 4096
+	if len(b) < 2*sample {
+		return false
+	}
+	b = b[len(b)/2:][:sample]
+	var counts [256]int
+	for _, c := range b {
+		counts[c]++
+	}
+	bits := 0.0
+	for _, n := range counts {
+		if n > 0 {
+			bits -= float64(n) * math.Log2(float64(n)/sample)
+		}
+	}
+	return bits > 7.9*sample
+}
+
+// An unpacker restores messages that were packed.
+type unpacker struct {
+	packed  []byte // of the message at hand
+	decoder *zstd.Decoder
+	buf     []byte
+}
+
+// Read gives the decoder the message at hand, and no more.
+func (u *unpacker) Read(p []byte) (int, error) {
+	if len(u.packed) == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n := copy(p, u.packed)
+	u.packed = u.packed[n:]
+	return n, nil
+}
+
+// unpack returns the messages in p, which are valid until the next call.
+func (u *unpacker) unpack(p payload) ([]byte, error) {
+	size := int(p.uvarint(maxPacked))
+	if p.err != nil {
+		return nil, p.err
+	}
+	if u.decoder == nil {
+		var err error
+		u.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(packWindow))
+		if err != nil {
+			return nil, err
+		}
+		u.buf = make([]byte, maxPacked)
+		u.packed = p.b
+		if err := u.decoder.Reset(u); err != nil {
+			return nil, err
+		}
+	}
+	u.packed = p.b
+	if _, err := io.ReadFull(u.decoder, u.buf[:size]); err != nil || len(u.packed) > 0 {
+		return nil, &wire.FormatError{Msg: "it sends messages that are packed badly"}
+	}
+	return u.buf[:size], nil
+}
+
+// close gives back the decoder's memory.
+func (u *unpacker) close() {
+	if u.decoder != nil {
+		u.decoder.Close()
+	}
+}

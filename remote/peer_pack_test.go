@@ -1,0 +1,136 @@
+package remote
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// TestPackLevels packs across changes of the level, there and back.
+func TestPackLevels(t *testing.T) {
+	p := newPacker(PackAtOnce)
+	var u unpacker
+	defer u.close()
+	text := []byte(strings.Repeat("a path of many paths ", 4000))
+	for i, level := range []int{2, 2, 3, 3, 4, 1, 1, 2} {
+		if level != p.level {
+			p.level, p.stale = level, true
+		}
+		want := append(noise(uint64(i), 100), text...)
+		p.raw = append(p.raw, want...)
+		packed, err := p.pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(packed) > len(want)/10 {
+			t.Errorf("%d bytes are packed into %d", len(want), len(packed))
+		}
+		got, err := u.unpack(payload{b: bytes.Clone(packed)})
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("step %d: %d bytes are unpacked of %d: %v", i, len(got), len(want), err)
+		}
+	}
+}
+
+func TestPackObserves(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		before, after int
+		took, waited  time.Duration
+	}{
+		{"slow link", 0, 2, time.Second, 900 * time.Millisecond},
+		{"fast link", 0, 0, 10 * time.Millisecond, 9 * time.Millisecond},
+		{"slow source", 0, 0, time.Second, 100 * time.Millisecond},
+		{"link is the limit", 2, 3, time.Second, 900 * time.Millisecond},
+		{"best already", 4, 4, time.Second, 900 * time.Millisecond},
+		{"compression is the limit", 2, 1, time.Second, 10 * time.Millisecond},
+		{"even that", 1, 0, time.Second, 10 * time.Millisecond},
+		{"in balance", 2, 2, time.Second, 300 * time.Millisecond},
+	} {
+		p := &packer{level: test.before, since: time.Now().Add(-test.took), waited: test.waited}
+		if p.observe(packPeriod); p.level != test.after {
+			t.Errorf("%s: from level %d to %d, want %d", test.name, test.before, p.level, test.after)
+		}
+	}
+}
+
+func TestIsDense(t *testing.T) {
+	if !isDense(noise(1, 64<<10)) {
+		t.Error("noise is not dense")
+	}
+	if isDense(bytes.Repeat([]byte("the quick brown fox "), 4000)) || isDense(noise(1, 100)) {
+		t.Error("text, or little, is dense")
+	}
+}
+
+func TestHostilePacks(t *testing.T) {
+	p := newPacker(PackAtOnce)
+	p.raw = append(p.raw, "\x06\x00\x06\x00"...)
+	good, err := p.pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good = bytes.Clone(good)
+	message := func(content []byte) []byte {
+		return append([]byte{msgPacked, byte(len(content))}, content...)
+	}
+	longer, shorter := bytes.Clone(good), bytes.Clone(good)
+	longer[0], shorter[0] = 5, 3
+	for name, stream := range map[string][]byte{
+		"size too large":   message(append([]byte{5}, good[1:]...)),
+		"size too small":   message(shorter),
+		"beyond the limit": message([]byte("\xff\xff\xff\x7f")),
+		"no zstd":          message([]byte("\x04hello world")),
+		"nothing":          message([]byte("\x04")),
+		"something behind": message(append(bytes.Clone(good), "xyz"...)),
+	} {
+		in := newMessageReader(bytes.NewReader(stream))
+		var err error
+		for err == nil {
+			_, err = in.next()
+		}
+		in.close()
+		if _, ok := errors.AsType[*wire.FormatError](err); !ok {
+			t.Errorf("%s: error is %v, want a *wire.FormatError", name, err)
+		}
+	}
+	in := newMessageReader(bytes.NewReader(message(good)))
+	defer in.close()
+	for range 2 {
+		if m, err := in.next(); err != nil || m.kind != msgFlush {
+			t.Errorf("read %v, %v", m, err)
+		}
+	}
+	if _, err := in.next(); err != io.EOF {
+		t.Errorf("error is %v at the end", err)
+	}
+}
+
+func FuzzMessages(f *testing.F) {
+	p := newPacker(PackAtOnce)
+	p.raw = append(p.raw, "\x06\x00\x03\x03\x00ab"...)
+	packed, err := p.pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append([]byte{msgPacked, byte(len(packed))}, packed...))
+	f.Add([]byte("\x03\x03\x00ab\x04\x01\x00\x05\x02\x00\x00"))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		in := newMessageReader(bytes.NewReader(stream))
+		defer in.close()
+		for {
+			m, err := in.next()
+			if err != nil {
+				return
+			}
+			if len(m.buf) > maxMessage {
+				t.Fatalf("a message of %d bytes", len(m.buf))
+			}
+		}
+	})
+}
