@@ -67,6 +67,7 @@ var allCases = []benchCase{
 		title: "5,000 tiny paths, ours there: push", source: tiny(5000), ours: true, tools: []tool{us}, memory: true,
 	}.run},
 	{"database", database},
+	{"cache-serve", cacheServe},
 	{"rebuilt", copyCase{
 		title: "upgrade, references changed, 450 MB, base at both ends: push", source: rebuilt(true), before: &rebuiltBefore, ours: true,
 		tools: []tool{us}, wire: mb / 2,
