@@ -186,3 +186,21 @@ func TestRootRequest(t *testing.T) {
 		}
 	}
 }
+
+// TestVerbose counts -v for every depth of commands, whose flags are the same ones.
+func TestVerbose(t *testing.T) {
+	for line, want := range map[string]int{"": 0, "-v": 1, "-vv": 2, "group sub": 0, "group sub --verbose": 1, "group sub -v": 1, "one -vv": 2} {
+		got := -1
+		action := func(c *cli.Context) error { got = c.Count("verbose"); return nil }
+		app := &cli.App{
+			Flags: copyFlags(), Action: action,
+			Commands: []*cli.Command{
+				{Name: "one", Flags: logFlags, Action: action},
+				{Name: "group", Subcommands: []*cli.Command{{Name: "sub", Flags: logFlags, Action: action}}},
+			},
+		}
+		if err := new(program).runApp(t.Context(), app, strings.Fields(line)); err != nil || got != want {
+			t.Errorf("%q: verbose %d times, %v; want %d", line, got, err, want)
+		}
+	}
+}

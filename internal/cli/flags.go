@@ -11,7 +11,7 @@ var storeFlag = &cli.StringFlag{Name: "store", Value: "auto",
 
 // logFlags are those of every command.
 var logFlags = []cli.Flag{
-	&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Count: new(int), Usage: "show steps and round trips; twice: the protocol"},
+	&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "show steps and round trips; twice: the protocol"},
 	&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "errors only"},
 }
 
