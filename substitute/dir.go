@@ -44,7 +44,7 @@ func (d Dir) Open(_ context.Context, name string, offset int64) (io.ReadCloser, 
 
 // Put implements WritableFiles: the contents are written beside their place, brought
 // to the disk, and renamed.
-func (d Dir) Put(ctx context.Context, name string, contents io.Reader, size int64) (err error) {
+func (d Dir) Put(ctx context.Context, name string, contents io.ReadSeeker, size int64) (err error) {
 	path, err := d.path(name)
 	if err != nil {
 		return err
@@ -90,7 +90,20 @@ func fill(ctx context.Context, f *os.File, contents io.Reader, size int64) error
 	return errors.Join(f.Chmod(0o644), f.Sync())
 }
 
-// List implements WritableFiles.
+// Size implements WritableFiles.
+func (d Dir) Size(_ context.Context, name string) (int64, error) {
+	path, err := d.path(name)
+	if err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// List implements ListableFiles.
 func (d Dir) List(_ context.Context, prefix string) (map[string]int64, error) {
 	entries, err := os.ReadDir(filepath.Join(string(d), prefix))
 	if errors.Is(err, fs.ErrNotExist) {

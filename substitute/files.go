@@ -19,12 +19,21 @@ type Files interface {
 type WritableFiles interface {
 	Files
 	// Put makes the file or replaces it. Readers find the old contents or the new
-	// ones, never a part. size is that of contents in bytes.
-	Put(ctx context.Context, name string, contents io.Reader, size int64) error
+	// ones, never a part. size is that of contents in bytes, which may be read again
+	// from its beginning after a failure.
+	Put(ctx context.Context, name string, contents io.ReadSeeker, size int64) error
+	// Size returns a file's size in bytes. The error wraps fs.ErrNotExist if there is
+	// no such file.
+	Size(ctx context.Context, name string) (int64, error)
+	// Remove deletes a file; one that is not there is no error.
+	Remove(ctx context.Context, name string) error
+}
+
+// ListableFiles can tell what is there.
+type ListableFiles interface {
+	Files
 	// List returns the names, and sizes in bytes, of the files whose names begin with
 	// prefix: "" for those beside nix-cache-info, or a directory with its slash. Other
 	// directories are left out.
 	List(ctx context.Context, prefix string) (map[string]int64, error)
-	// Remove deletes a file; one that is not there is no error.
-	Remove(ctx context.Context, name string) error
 }

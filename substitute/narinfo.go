@@ -40,6 +40,9 @@ const (
 // NARInfoName is the name of p's narinfo in a cache.
 func NARInfoName(p nix.StorePath) string { return p.HashPart() + ".narinfo" }
 
+// listingName is the name of p's listing in a cache.
+func listingName(p nix.StorePath) string { return p.HashPart() + ".ls" }
+
 // ParseNARInfo reads a narinfo of a cache for dir. Keys that are not known are
 // passed over, as Nix does; what is known must be right and come once.
 func ParseNARInfo(dir nix.StoreDir, text []byte) (*NARInfo, error) {

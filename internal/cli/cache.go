@@ -7,6 +7,6 @@ func (p *program) cacheCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "cache",
 		Usage:       "make and serve binary caches",
-		Subcommands: []*cli.Command{p.cacheServeCommand()},
+		Subcommands: []*cli.Command{p.cachePushCommand(), p.cacheServeCommand()},
 	}
 }
