@@ -47,6 +47,9 @@ func Main(args []string) int {
 	p.screen = ui.NewScreen(os.Stderr, ui.Auto)
 	p.log = slog.New(ui.NewLogHandler(p.screen, "", slog.LevelWarn))
 	err := p.run(ctx, args[1:])
+	for _, end := range p.atEnd {
+		end() // what matters was done, or has failed
+	}
 	if err != nil {
 		p.report(err)
 	}
@@ -62,7 +65,8 @@ type program struct {
 	screen *ui.Screen
 	log    *slog.Logger
 
-	sshOptions []string // in place of those of NIX_SSHOPTS, if not nil
+	atEnd      []func() error // close what the whole program uses
+	sshOptions []string       // in place of those of NIX_SSHOPTS, if not nil
 
 	web *substitute.Web // nil until a cache on a web server is used
 }

@@ -35,8 +35,16 @@ func (p *program) openCache(ctx context.Context, address string) (substitute.Fil
 			return nil, usagef("cache: %v", err)
 		}
 		return cache, nil
+	case scheme == "s3":
+		cache, err := substitute.NewS3(address)
+		if err != nil {
+			return nil, usagef("cache: %v", err)
+		}
+		return cache, nil
+	case scheme == "sftp":
+		return p.openSFTP(ctx, address)
 	}
-	return nil, usagef("cache %s://…: there are file, http and https, not %q", scheme, scheme)
+	return nil, usagef("cache %s://…: there are file, http, https, s3 and sftp, not %q", scheme, scheme)
 }
 
 // openWeb returns what all caches on web servers share.
