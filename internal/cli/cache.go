@@ -6,7 +6,7 @@ import "github.com/urfave/cli/v2"
 func (p *program) cacheCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "cache",
-		Usage:       "make and serve binary caches",
-		Subcommands: []*cli.Command{p.cachePushCommand(), p.cacheServeCommand()},
+		Usage:       "make, serve and check binary caches",
+		Subcommands: append(p.cacheLookCommands(), p.cachePushCommand(), p.cacheServeCommand()),
 	}
 }

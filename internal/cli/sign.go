@@ -156,7 +156,8 @@ func storeVerifyTrust(r *storeRun) error {
 	return r.verdict(len(infos), damaged, untrusted)
 }
 
-func (r *storeRun) verdict(checked, damaged, untrusted int) error {
+// verdict is the last word of a verification.
+func (p *program) verdict(checked, damaged, untrusted int) error {
 	var errs []error
 	if damaged > 0 {
 		errs = append(errs, fmt.Errorf("%d of %s: %w", damaged, ui.Paths(checked), nix.ErrDamaged))
@@ -167,7 +168,7 @@ func (r *storeRun) verdict(checked, damaged, untrusted int) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	fmt.Fprintf(r.screen, "verified %s\n", ui.Paths(checked))
+	fmt.Fprintf(p.screen, "verified %s\n", ui.Paths(checked))
 	return nil
 }
 
