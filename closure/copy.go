@@ -4,26 +4,35 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"golang.org/x/time/rate"
 
+	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
 )
 
 // CopyOptions say how a plan is carried out. The zero value copies in one lane.
 type CopyOptions struct {
-	Lanes  int             // at most so many lanes side by side
-	Limit  *rate.Limiter   // of NAR bytes per second; nil: none
-	Meter  *progress.Meter // nil discards
-	Logger *slog.Logger    // nil discards
+	Lanes  int         // at most so many lanes side by side
+	Caches CacheSource // of what the plan fetches
+	// CacheLanes are further lanes, from the caches.
+	CacheLanes int
+	// Arrived is called when a path is valid, from any goroutine; nil: nobody asks.
+	Arrived func(p nix.StorePath, fetched bool)
+	Limit   *rate.Limiter   // of NAR bytes per second; nil: none
+	Meter   *progress.Meter // nil discards
+	Logger  *slog.Logger    // nil discards
 }
 
 // Copy sends what plan says is ours to send from src to dst. It returns when every
 // path is valid there; on an error those that are valid stay so, and a second run
-// sends the rest. Lanes are left open for whoever opened the stores to close.
+// sends the rest. What plan says is to be fetched comes from the caches at the same
+// time, and from src where they fail and dst goes on after that; src may be nil if all
+// is fetched. Lanes are left open for whoever opened the stores to close.
 func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions) error {
-	if len(plan.Send) == 0 {
+	if len(plan.Send)+len(plan.Fetch) == 0 {
 		return nil
 	}
 	if o.Logger == nil {
@@ -31,19 +40,31 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	infos, offered, err := plan.moving()
+	if err != nil {
+		return err
+	}
+	_, tolerant := dst.(TolerantTarget)
 	c := &copying{
 		CopyOptions: o,
 		src:         src,
 		dst:         dst,
-		schedule:    newSchedule(plan.Send, dst.AnyOrder()),
+		schedule:    newSchedule(infos, offered, src != nil, dst.AnyOrder(), tolerant && len(offered) > 0),
 	}
 	stop := context.AfterFunc(ctx, func() { c.schedule.fail(context.Cause(ctx)) })
 	defer stop()
-	o.Meter.Expect(len(plan.Send), plan.SendBytes())
-	c.wanted = max(1, min(o.Lanes, len(plan.Send)))
+	o.Meter.Expect(len(infos), narBytes(infos))
+	if src != nil {
+		c.wanted[bySource] = max(1, min(o.Lanes, len(infos)))
+	}
+	if len(offered) > 0 {
+		c.wanted[byCaches] = max(1, min(o.CacheLanes, len(offered)))
+	}
 	var lanes sync.WaitGroup
-	for range c.wanted {
-		lanes.Go(func() { c.runLane(ctx) })
+	for by, n := range c.wanted {
+		for range n {
+			lanes.Go(func() { c.runLane(ctx, provider(by)) })
+		}
 	}
 	finished := make(chan struct{})
 	go func() {
@@ -51,12 +72,25 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 		lanes.Wait()
 		c.finish(ctx)
 	}()
-	err := c.schedule.wait()
+	err = c.schedule.wait()
 	if err != nil {
 		cancel(err)
 	}
 	<-finished
 	return c.verdict(err)
+}
+
+// moving returns what is to be copied, references first, and which of it caches offer.
+func (p *Plan) moving() ([]*nix.PathInfo, map[nix.StorePath]bool, error) {
+	if len(p.Fetch) == 0 {
+		return p.Send, nil, nil
+	}
+	infos, offered := slices.Clone(p.Send), make(map[nix.StorePath]bool, len(p.Fetch))
+	for _, offer := range p.Fetch {
+		infos, offered[offer.Info.Path] = append(infos, offer.Info), true
+	}
+	infos, err := Sort(infos)
+	return infos, offered, err
 }
 
 // A copying is one run of Copy.
@@ -65,10 +99,10 @@ type copying struct {
 	src      Source
 	dst      Target
 	schedule *schedule
-	wanted   int // lanes
+	wanted   [providers]int // lanes
 
 	mu     sync.Mutex
-	failed int // lanes that could not be opened
+	failed [providers]int // lanes that could not be opened
 }
 
 // verdict is the error of the schedule, which may have become better while the
@@ -95,21 +129,23 @@ func (c *copying) finish(ctx context.Context) {
 // A lane is a way from the source to the destination.
 type lane struct {
 	*copying
+	by     provider
 	number int
+	added  int // paths since the lane was flushed
 	from   SourceLane
 	to     TargetLane
 }
 
 // runLane opens a lane and copies through it what the schedule assigns to it.
-func (c *copying) runLane(ctx context.Context) {
-	l, err := c.openLane(ctx)
+func (c *copying) runLane(ctx context.Context, by provider) {
+	l, err := c.openLane(ctx, by)
 	if err != nil {
-		c.laneFailed(err)
+		c.laneFailed(by, err)
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { l.from.Abort(); l.to.Abort() })
 	defer stop()
-	l.number = c.schedule.addLane(l.from.Lookahead())
+	l.number = c.schedule.addLane(by, l.from.Lookahead())
 	assigned := make(chan *task, maxAssigned)
 	var requesting sync.WaitGroup
 	requesting.Go(func() { l.request(ctx, assigned) })
@@ -122,25 +158,29 @@ func (c *copying) runLane(ctx context.Context) {
 // maxAssigned bounds the paths that wait in a lane; the schedule bounds their bytes.
 const maxAssigned = 16 << 10
 
-func (c *copying) openLane(ctx context.Context) (*lane, error) {
+func (c *copying) openLane(ctx context.Context, by provider) (*lane, error) {
 	to, err := c.dst.OpenLane(ctx)
 	if err != nil {
 		return nil, err
 	}
-	from, err := c.src.OpenLane(ctx)
+	src := c.src
+	if by == byCaches {
+		src = c.Caches
+	}
+	from, err := src.OpenLane(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &lane{copying: c, from: from, to: to}, nil
+	return &lane{copying: c, by: by, from: from, to: to}, nil
 }
 
 // laneFailed goes on with the other lanes where there are any: a far end may allow
 // only so many sessions.
-func (c *copying) laneFailed(err error) {
+func (c *copying) laneFailed(by provider, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failed++
-	if c.failed == c.wanted {
+	c.failed[by]++
+	if c.failed[by] == c.wanted[by] {
 		c.schedule.fail(err)
 		return
 	}
@@ -189,6 +229,8 @@ func (l *lane) nextAssigned(ctx context.Context, assigned <-chan *task) (*task, 
 	if err := l.to.Flush(ctx); err != nil {
 		l.schedule.fail(err)
 	}
+	l.schedule.settle(l.added)
+	l.added = 0
 	t, more := <-assigned
 	return t, more
 }
@@ -202,16 +244,45 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 		return err
 	}
 	defer contents.Close()
-	nar := &checkedNAR{ctx: ctx, nar: contents, info: t.info, meter: l.Meter, limit: l.Limit}
-	return l.to.Add(ctx, t.info, nar, func(err error) {
+	nar := &checkedNAR{ctx: ctx, nar: contents, info: t.info, meter: l.Meter}
+	if l.by == bySource {
+		nar.limit = l.Limit
+	}
+	l.added++
+	err = l.to.Add(ctx, t.info, nar, func(err error) {
 		if err != nil {
-			l.schedule.fail(err)
+			l.lost(ctx, t, nar, err)
 			return
 		}
 		l.Meter.Path()
 		l.Logger.Info("copied", "path", t.info.Path, "bytes", t.info.NARSize)
+		if l.Arrived != nil {
+			l.Arrived(t.info.Path, l.by == byCaches)
+		}
 		l.schedule.arrived(t)
 	})
+	if l.by == byCaches && l.schedule.tolerant && isSourceError(err) {
+		return nil // of this path alone
+	}
+	return err
+}
+
+// lost has a path brought by somebody else where that makes sense.
+func (l *lane) lost(ctx context.Context, t *task, nar *checkedNAR, err error) {
+	if !isSourceError(err) && !errors.Is(err, nix.ErrDamaged) || ctx.Err() != nil {
+		l.schedule.fail(err)
+		return
+	}
+	if l.schedule.tolerant {
+		l.Logger.Info("trying to get a path elsewhere", "path", t.info.Path, "because", err)
+		l.Meter.Bytes(-int(nar.passed))
+	}
+	l.schedule.lost(t, err, l.by == bySource || errors.Is(err, ErrNowhereElse))
+}
+
+func isSourceError(err error) bool {
+	var e *sourceError
+	return errors.As(err, &e)
 }
 
 // isConsequence reports whether err only tells that something else went wrong.

@@ -21,7 +21,15 @@ type checkedNAR struct {
 	info  *nix.PathInfo
 	meter *progress.Meter
 	limit *rate.Limiter
+
+	passed int64 // bytes
 }
+
+// A sourceError is that of the source, where a NAR was read and written at once.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
 
 // WriteTo writes the NAR to w. The error says so if it is not the one that its
 // path info promises; w has had most or all of it then.
@@ -47,6 +55,7 @@ func (n *checkedNAR) Reader() io.Reader { return &narReader{n, n.nar.Reader()} }
 // pass accounts for size bytes.
 func (n *checkedNAR) pass(size int) error {
 	n.meter.Bytes(size)
+	n.passed += int64(size)
 	if n.limit == nil {
 		return context.Cause(n.ctx)
 	}
@@ -85,6 +94,9 @@ func (r *narReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	if passErr := r.pass(n); passErr != nil {
 		return n, passErr
+	}
+	if err != nil && err != io.EOF {
+		err = &sourceError{err}
 	}
 	return n, err
 }

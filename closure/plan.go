@@ -15,17 +15,27 @@ type Plan struct {
 	Substitute []nix.StorePath // the destination takes these from its caches
 	Unknown    []*nix.PathInfo // a dry run cannot tell: substituted if a cache has them, else sent
 	Send       []*nix.PathInfo // ours to send, references before referrers
+	Fetch      []Offer         // taken from caches by Copy, or sent; references before referrers
 }
 
 // SendBytes is the size of the NARs to send.
 func (p *Plan) SendBytes() int64 { return narBytes(p.Send) }
+
+// FetchBytes is the size of the NARs to fetch, and what is to be downloaded for them.
+func (p *Plan) FetchBytes() (nar, download int64) {
+	for _, offer := range p.Fetch {
+		nar += offer.Info.NARSize
+		download += offer.Download
+	}
+	return nar, download
+}
 
 // UnknownBytes is the size of the NARs that may be substituted or sent.
 func (p *Plan) UnknownBytes() int64 { return narBytes(p.Unknown) }
 
 // Paths is the number of paths in the closure.
 func (p *Plan) Paths() int {
-	return len(p.Present) + len(p.Substitute) + len(p.Unknown) + len(p.Send)
+	return len(p.Present) + len(p.Substitute) + len(p.Unknown) + len(p.Send) + len(p.Fetch)
 }
 
 func narBytes(infos []*nix.PathInfo) (n int64) {
@@ -39,6 +49,8 @@ func narBytes(infos []*nix.PathInfo) (n int64) {
 type Terms struct {
 	DryRun     bool // change nothing: no locks, no substitution
 	Substitute bool // let the destination take from its caches what they have
+	// Caches offer paths that Copy is to take from them; nil: none.
+	Caches CacheSource
 }
 
 // Negotiate asks dst which paths of c it has, and finds out how the rest gets
@@ -57,7 +69,7 @@ func Negotiate(ctx context.Context, c *Closure, src Source, dst Target, terms Te
 	plan := &Plan{Roots: c.Roots, Present: valid}
 	missing := without(c.Paths, valid)
 	substituting, able := dst.(SubstitutingTarget)
-	if terms.Substitute && able && !terms.DryRun && len(missing) > 0 {
+	if terms.Substitute && able && terms.Caches == nil && !terms.DryRun && len(missing) > 0 {
 		if plan.Substitute, err = substituting.Substitute(ctx, missing); err != nil {
 			return nil, err
 		}
@@ -67,12 +79,35 @@ func Negotiate(ctx context.Context, c *Closure, src Source, dst Target, terms Te
 	if err != nil {
 		return nil, err
 	}
-	if terms.Substitute && able && terms.DryRun {
+	switch {
+	case terms.Caches != nil:
+		return plan, plan.offer(ctx, infos, terms.Caches)
+	case terms.Substitute && able && terms.DryRun:
 		plan.Unknown = infos
-	} else {
+	default:
 		plan.Send = infos
 	}
 	return plan, nil
+}
+
+// offer divides infos between caches and the source, and keeps their order.
+func (p *Plan) offer(ctx context.Context, infos []*nix.PathInfo, caches CacheSource) error {
+	offers, err := caches.Offers(ctx, infos)
+	if err != nil {
+		return err
+	}
+	byPath := make(map[nix.StorePath]Offer, len(offers))
+	for _, offer := range offers {
+		byPath[offer.Info.Path] = offer
+	}
+	for _, info := range infos {
+		if offer, ok := byPath[info.Path]; ok {
+			p.Fetch = append(p.Fetch, offer)
+		} else {
+			p.Send = append(p.Send, info)
+		}
+	}
+	return nil
 }
 
 // without returns the paths that are not in known.

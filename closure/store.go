@@ -5,6 +5,7 @@ package closure
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -85,6 +86,32 @@ type Target interface {
 type SubstitutingTarget interface {
 	// Substitute tries to make paths valid and returns those that are.
 	Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
+}
+
+// A TolerantTarget's lanes are of use also after an Add whose NAR broke off: the path
+// may be added again, from elsewhere.
+type TolerantTarget interface {
+	ToleratesBrokenNARs()
+}
+
+// A CacheSource is a source whose paths lie in caches. A path that is requested once
+// more is one whose NAR was no good: it is taken from elsewhere, and if it can be had
+// nowhere, reading it fails with an error that wraps ErrNowhereElse.
+type CacheSource interface {
+	Source
+	// Offers returns those of infos that caches have with the same NAR and the same
+	// references, in any order.
+	Offers(ctx context.Context, infos []*nix.PathInfo) ([]Offer, error)
+}
+
+// ErrNowhereElse says that a CacheSource has tried all of its caches.
+var ErrNowhereElse = errors.New("there is no other cache that has it")
+
+// An Offer is a path that a cache has.
+type Offer struct {
+	Info     *nix.PathInfo // with signatures as the cache has them
+	Cache    string        // for people
+	Download int64         // bytes
 }
 
 // A Finisher is a target that may put off paths whose references, or locks, it waits

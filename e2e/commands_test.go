@@ -37,10 +37,12 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"relay":        plain(cmdRelay),
 	"roundtrips":   cmdRoundTrips,
 	"s3-server":    plain(cmdS3Server),
+	"served":       plain(cmdServed),
 	"sshd":         plain(cmdSshd),
 	"store":        plain(cmdStore),
 	"valid":        cmdValid,
 	"verify":       cmdVerify,
+	"web":          plain(cmdWeb),
 }
 
 type stateKey struct{}
@@ -53,6 +55,7 @@ type state struct {
 	relay       *harness.Relay
 	servers     int
 	cacheServer *cacheServer
+	webs        map[string]*harness.WebServer
 }
 
 // newState ends with the script, after what was started later.
@@ -60,7 +63,7 @@ func newState(env *testscript.Env) *state {
 	ctx, cancel := context.WithCancel(context.Background())
 	env.Defer(cancel)
 	env.Defer(func() { harness.RemoveAll(env.WorkDir) })
-	return &state{ctx: ctx, env: env}
+	return &state{ctx: ctx, env: env, webs: make(map[string]*harness.WebServer)}
 }
 
 // script is a running script with its state.

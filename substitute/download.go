@@ -97,6 +97,9 @@ func isBroken(err error) bool {
 func (d *download) pause(reason error) error {
 	wait := firstPause << d.attempts
 	wait += rand.N(wait)
+	if d.attempts == 0 && d.fresh > 0 {
+		wait = 0 // it was working a moment ago
+	}
 	var status *StatusError
 	if errors.As(reason, &status) && status.RetryAfter > 0 {
 		wait = status.RetryAfter

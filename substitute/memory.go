@@ -45,7 +45,7 @@ func (m *Memory) file(c *Cache) string {
 
 // recall returns what c said of p lately, or nil.
 func (m *Memory) recall(c *Cache, p nix.StorePath) *NARInfo {
-	if m == nil || m.Refresh {
+	if m == nil || m.Refresh || !worthRemembering(c) {
 		return nil
 	}
 	m.mu.Lock()
@@ -64,6 +64,12 @@ func (m *Memory) recall(c *Cache, p nix.StorePath) *NARInfo {
 		return nil
 	}
 	return n
+}
+
+// worthRemembering is false for caches that are asked as fast as we remember.
+func worthRemembering(c *Cache) bool {
+	_, here := c.Files.(Dir)
+	return !here
 }
 
 func (m *Memory) remember(c *Cache, records map[string][]byte) {
@@ -111,7 +117,7 @@ func (m *Memory) save(hits []Hit) {
 	texts := make(map[*Cache]*strings.Builder)
 	now := time.Now().Unix()
 	for _, h := range hits {
-		if h.remembered {
+		if h.remembered || !worthRemembering(h.Cache) {
 			continue
 		}
 		if texts[h.Cache] == nil {

@@ -111,6 +111,9 @@ func (t directTarget) ValidPaths(ctx context.Context, paths []nix.StorePath, loc
 // AnyOrder reports that a path waits for its references by itself.
 func (t directTarget) AnyOrder() bool { return true }
 
+// ToleratesBrokenNARs implements closure.TolerantTarget: a lane holds nothing of a path.
+func (t directTarget) ToleratesBrokenNARs() {}
+
 // OpenLane implements closure.Target: all lanes lead into one import.
 func (t directTarget) OpenLane(ctx context.Context) (closure.TargetLane, error) {
 	return directTargetLane{t.writer}, nil

@@ -29,6 +29,13 @@ type planReport struct {
 	Unknown    []pathReport    `json:"unknown"` // substituted or sent
 	Send       []pathReport    `json:"send"`
 	SendBytes  int64           `json:"sendBytes"` // of NARs
+	Fetch      []fetchedReport `json:"fetch"`     // from caches, at this end
+}
+
+type fetchedReport struct {
+	pathReport
+	Cache    string `json:"cache"`
+	Download int64  `json:"downloadBytes"`
 }
 
 type pathReport struct {
@@ -53,7 +60,16 @@ func reportPlan(plan *closure.Plan) planReport {
 		Unknown:    reportPaths(plan.Unknown),
 		Send:       reportPaths(plan.Send),
 		SendBytes:  plan.SendBytes(),
+		Fetch:      reportFetches(plan.Fetch),
 	}
+}
+
+func reportFetches(offers []closure.Offer) []fetchedReport {
+	list := make([]fetchedReport, len(offers))
+	for i, offer := range offers {
+		list[i] = fetchedReport{pathReport{offer.Info.Path, offer.Info.NARSize}, offer.Cache, offer.Download}
+	}
+	return list
 }
 
 // orEmpty makes nil an empty list in JSON.

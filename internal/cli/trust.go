@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -13,7 +14,10 @@ import (
 // acceptance returns the check that this machine's configuration asks of paths
 // from elsewhere: a signature by a trusted key, or a content address. The error of
 // the check is nix.ErrNotTrusted.
-func acceptance() (func(*nix.PathInfo) error, error) {
+func acceptance() (func(*nix.PathInfo) error, error) { return acceptanceBy(nil) }
+
+// acceptanceBy is acceptance where further keys are trusted.
+func acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
 	conf, err := nixconf.Load(os.Getenv)
 	if err != nil {
 		return nil, err
@@ -25,6 +29,11 @@ func acceptance() (func(*nix.PathInfo) error, error) {
 	if err != nil {
 		return nil, err
 	}
+	more, err := nix.NewTrustedKeys(further...)
+	if err != nil {
+		return nil, usagef("--trusted-public-key: %v", err)
+	}
+	maps.Copy(keys, more)
 	return func(info *nix.PathInfo) error {
 		if keys.Trusts(info) {
 			return nil

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixconf"
+	"github.com/copy-closure/copy-closure/substitute"
+)
+
+// cacheFlags are those of commands that take paths from caches.
+func cacheFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "substituter", Usage: "take from the cache at `URL`, too (may be repeated)"},
+		&cli.StringSliceFlag{Name: "trusted-public-key", Usage: "believe what `KEY` has signed (may be repeated)"},
+		&cli.BoolFlag{Name: "refresh", Usage: "ask caches again what earlier runs have asked"},
+	}
+}
+
+// A cacheRequest says which caches to use, and how far to believe them.
+type cacheRequest struct {
+	only      []string // URLs, in place of those of the configuration if there are any
+	further   []string
+	keys      []string
+	checkSigs bool
+	refresh   bool
+}
+
+func readCacheRequest(c *cli.Context) cacheRequest {
+	return cacheRequest{
+		further:   c.StringSlice("substituter"),
+		keys:      c.StringSlice("trusted-public-key"),
+		checkSigs: !c.Bool("no-check-sigs"),
+		refresh:   c.Bool("refresh"),
+	}
+}
+
+// cacheMemory bounds what the garbage collector lets pile up where NARs are
+// decompressed: several windows are alive at once.
+const cacheMemory = 96 << 20
+
+// openSubstituters prepares the caches that a request means; nil if there are none.
+// Nothing is asked of them yet.
+func (p *program) openSubstituters(ctx context.Context, q cacheRequest) (*substitute.Substituters, error) {
+	addresses := slices.Clone(q.only)
+	if len(addresses) == 0 {
+		conf, err := nixconf.Load(os.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		addresses = conf.Substituters()
+	}
+	accept, err := q.acceptance()
+	if err != nil {
+		return nil, err
+	}
+	s := &substitute.Substituters{Logger: p.log}
+	seen := make(map[string]bool)
+	for _, address := range append(addresses, q.further...) {
+		if seen[address] {
+			continue
+		}
+		seen[address] = true
+		cache, err := p.newCache(ctx, address, accept)
+		if err != nil {
+			return nil, err
+		}
+		s.Caches = append(s.Caches, cache)
+	}
+	if len(s.Caches) == 0 {
+		return nil, nil
+	}
+	if dir, err := os.UserCacheDir(); err == nil {
+		s.Memory = &substitute.Memory{Dir: filepath.Join(dir, "copy-closure", "narinfo"), Refresh: q.refresh}
+	}
+	debug.SetMemoryLimit(cacheMemory)
+	return s, nil
+}
+
+// acceptance is nil where signatures are not asked for.
+func (q cacheRequest) acceptance() (func(*nix.PathInfo) error, error) {
+	if !q.checkSigs {
+		return nil, nil
+	}
+	return acceptanceBy(q.keys)
+}
+
+// newCache reads the parameters of Nix that say how a cache is used: priority=N, and
+// trusted=true, which makes its signatures superfluous.
+func (p *program) newCache(ctx context.Context, address string, accept func(*nix.PathInfo) error) (*substitute.Cache, error) {
+	files, err := p.openCache(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	parameters, err := cacheParameters(address)
+	if err != nil {
+		return nil, err
+	}
+	cache := &substitute.Cache{Files: files, StoreDir: storeDir(), Accept: accept}
+	if text := parameters.Get("priority"); text != "" {
+		if cache.Priority, err = strconv.Atoi(text); err != nil {
+			return nil, usagef("cache %s: priority=%s is no number", files, text)
+		}
+	}
+	if trusted := parameters.Get("trusted"); trusted == "true" || trusted == "1" {
+		cache.Accept = nil
+	}
+	return cache, nil
+}

@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/substitute"
+)
+
+// A cacheSource makes a closure.CacheSource of caches.
+type cacheSource struct {
+	caches *substitute.Substituters
+	local  *localEnd // what is valid here is not asked for
+
+	mu   sync.Mutex
+	hits map[nix.StorePath]substitute.Hit // where each path is taken from
+	used map[nix.StorePath]bool           // was requested from there
+}
+
+func newCacheSource(caches *substitute.Substituters, local *localEnd) *cacheSource {
+	return &cacheSource{caches: caches, local: local,
+		hits: make(map[nix.StorePath]substitute.Hit), used: make(map[nix.StorePath]bool)}
+}
+
+func (s *cacheSource) remember(hits []substitute.Hit) []*nix.PathInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	infos := make([]*nix.PathInfo, len(hits))
+	for i, hit := range hits {
+		s.hits[hit.Path] = hit
+		infos[i] = &hit.PathInfo
+	}
+	return infos
+}
+
+// PathInfos implements closure.Source.
+func (s *cacheSource) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	hits, err := s.caches.Find(ctx, paths)
+	return s.remember(hits), err
+}
+
+// Closure implements closure.ClosureInfoSource. It ends at paths that are valid here,
+// whose closures are asked of the store.
+func (s *cacheSource) Closure(ctx context.Context, roots []nix.StorePath) ([]*nix.PathInfo, error) {
+	var mu sync.Mutex
+	var present []nix.StorePath
+	isHere := func(p nix.StorePath) bool {
+		if s.local.store == nil {
+			return false
+		}
+		valid, err := s.local.store.ValidPaths(ctx, []nix.StorePath{p})
+		if err != nil || len(valid) == 0 {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		present = append(present, p)
+		return true
+	}
+	hits, err := s.caches.Closure(ctx, roots, isHere)
+	if err != nil {
+		return nil, err
+	}
+	infos := s.remember(hits)
+	if len(present) > 0 {
+		here, err := s.local.store.Closure(ctx, present)
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, here...)
+	}
+	return infos, s.checkComplete(roots, infos)
+}
+
+// checkComplete names a path that no cache has, with the reason if there is one.
+func (s *cacheSource) checkComplete(roots []nix.StorePath, infos []*nix.PathInfo) error {
+	known := make(map[nix.StorePath]bool, len(infos))
+	for _, info := range infos {
+		known[info.Path] = true
+	}
+	wanted := slices.Clone(roots)
+	for _, info := range infos {
+		wanted = append(wanted, info.References...)
+	}
+	for _, p := range wanted {
+		if known[p] {
+			continue
+		}
+		err := s.caches.Refusal(p)
+		if errors.Is(err, nix.ErrNotTrusted) {
+			return fmt.Errorf("%w; add the cache's key to trusted-public-keys, or say --trusted-public-key KEY or --no-check-sigs", err)
+		}
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%s: no cache has it: %w", p, nix.ErrNotValid)
+	}
+	return nil
+}
+
+// Offers implements closure.CacheSource.
+func (s *cacheSource) Offers(ctx context.Context, infos []*nix.PathInfo) ([]closure.Offer, error) {
+	var unknown []nix.StorePath
+	for _, info := range infos {
+		if _, known := s.hit(info.Path); !known {
+			unknown = append(unknown, info.Path)
+		}
+	}
+	if _, err := s.PathInfos(ctx, unknown); err != nil {
+		return nil, err
+	}
+	var offers []closure.Offer
+	for _, info := range infos {
+		hit, ok := s.hit(info.Path)
+		if ok && hit.NARHash == info.NARHash && hit.NARSize == info.NARSize && slices.Equal(hit.References, info.References) {
+			offers = append(offers, closure.Offer{Info: &hit.PathInfo, Cache: hit.Cache.Files.String(), Download: downloadSize(hit)})
+		}
+	}
+	return offers, nil
+}
+
+// downloadSize is that of the NAR where the cache does not say.
+func downloadSize(hit substitute.Hit) int64 {
+	if hit.FileSize > 0 {
+		return hit.FileSize
+	}
+	return hit.NARSize
+}
+
+func (s *cacheSource) hit(p nix.StorePath) (substitute.Hit, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	hit, ok := s.hits[p]
+	return hit, ok
+}
+
+// open opens a NAR, from another cache than before if it was asked for already, and
+// from yet another if that has not got it any more.
+func (s *cacheSource) open(ctx context.Context, p nix.StorePath) (io.ReadCloser, error) {
+	s.mu.Lock()
+	hit, ok := s.hits[p]
+	again := s.used[p]
+	s.used[p] = true
+	s.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", p, closure.ErrNowhereElse)
+	}
+	err := closure.ErrNowhereElse
+	if !again {
+		var nar io.ReadCloser
+		if nar, err = hit.Cache.Open(ctx, hit.NARInfo); err == nil {
+			return nar, nil
+		}
+	}
+	for ctx.Err() == nil {
+		if hit, ok = s.caches.Instead(ctx, hit); !ok {
+			return nil, nowhereElse(p, err)
+		}
+		s.remember([]substitute.Hit{hit})
+		var nar io.ReadCloser
+		if nar, err = hit.Cache.Open(ctx, hit.NARInfo); err == nil {
+			return nar, nil
+		}
+	}
+	return nil, context.Cause(ctx)
+}
+
+// nowhereElse keeps the reason why the last cache was of no use.
+func nowhereElse(p nix.StorePath, reason error) error {
+	if reason == closure.ErrNowhereElse {
+		return fmt.Errorf("%s: %w", p, reason)
+	}
+	return fmt.Errorf("%w; %w", reason, closure.ErrNowhereElse)
+}
+
+const (
+	// maxOpen is how many downloads of a lane are under way, so that each need not wait
+	// for the answer to its request.
+	maxOpen = 16
+	// cacheLookahead is how many bytes of NARs are requested ahead in a lane.
+	cacheLookahead = 4 << 20
+	// cacheLanes is how many NARs are decompressed and unpacked side by side.
+	cacheLanes = 4
+)
+
+// OpenLane implements closure.Source.
+func (s *cacheSource) OpenLane(context.Context) (closure.SourceLane, error) {
+	return &cacheLane{source: s, slots: make(chan struct{}, maxOpen), requested: make(chan *cacheNAR, maxOpen)}, nil
+}
+
+// A cacheLane is a row of downloads.
+type cacheLane struct {
+	source    *cacheSource
+	slots     chan struct{}
+	requested chan *cacheNAR
+}
+
+// Request implements closure.SourceLane.
+func (l *cacheLane) Request(ctx context.Context, info *nix.PathInfo) error {
+	select {
+	case l.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	n := &cacheNAR{lane: l, opened: make(chan struct{})}
+	go func() {
+		defer close(n.opened)
+		n.body, n.err = l.source.open(ctx, info.Path)
+	}()
+	l.requested <- n
+	return nil
+}
+
+// Next implements closure.SourceLane.
+func (l *cacheLane) Next(ctx context.Context) (closure.NAR, error) {
+	select {
+	case n := <-l.requested:
+		return n, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Lookahead implements closure.SourceLane.
+func (l *cacheLane) Lookahead() int64 { return cacheLookahead }
+
+// Abort implements closure.SourceLane: the context of the requests ends them.
+func (l *cacheLane) Abort() {}
+
+// A cacheNAR is a download that has begun.
+type cacheNAR struct {
+	lane   *cacheLane
+	opened chan struct{} // closed when the following are set
+	body   io.ReadCloser
+	err    error
+}
+
+// Reader implements closure.NAR.
+func (n *cacheNAR) Reader() io.Reader { return n }
+
+func (n *cacheNAR) Read(p []byte) (int, error) {
+	<-n.opened
+	if n.err != nil {
+		return 0, n.err
+	}
+	return n.body.Read(p)
+}
+
+// WriteTo implements closure.NAR.
+func (n *cacheNAR) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(w, struct{ io.Reader }{n}, make([]byte, 128<<10))
+}
+
+// Close implements closure.NAR.
+func (n *cacheNAR) Close() error {
+	<-n.opened
+	<-n.lane.slots
+	if n.body == nil {
+		return nil
+	}
+	return n.body.Close()
+}
