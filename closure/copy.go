@@ -19,6 +19,7 @@ type CopyOptions struct {
 	Caches CacheSource // of what the plan fetches
 	// CacheLanes are further lanes, from the caches.
 	CacheLanes int
+	Prefer     Preference // of paths that both have
 	// Arrived is called when a path is valid, from any goroutine; nil: nobody asks.
 	Arrived func(p nix.StorePath, fetched bool)
 	Limit   *rate.Limiter   // of NAR bytes per second; nil: none
@@ -49,10 +50,14 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 		CopyOptions: o,
 		src:         src,
 		dst:         dst,
-		schedule:    newSchedule(infos, offered, src != nil, dst.AnyOrder(), tolerant && len(offered) > 0),
+		schedule: newSchedule(scheduling{
+			infos: infos, offered: offered, source: src != nil,
+			anyOrder: dst.AnyOrder(), tolerant: tolerant, prefer: o.Prefer,
+		}),
 	}
 	stop := context.AfterFunc(ctx, func() { c.schedule.fail(context.Cause(ctx)) })
 	defer stop()
+	defer c.schedule.reconsider()()
 	o.Meter.Expect(len(infos), narBytes(infos))
 	if src != nil {
 		c.wanted[bySource] = max(1, min(o.Lanes, len(infos)))
@@ -81,13 +86,13 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 }
 
 // moving returns what is to be copied, references first, and which of it caches offer.
-func (p *Plan) moving() ([]*nix.PathInfo, map[nix.StorePath]bool, error) {
+func (p *Plan) moving() ([]*nix.PathInfo, map[nix.StorePath]int64, error) {
 	if len(p.Fetch) == 0 {
 		return p.Send, nil, nil
 	}
-	infos, offered := slices.Clone(p.Send), make(map[nix.StorePath]bool, len(p.Fetch))
+	infos, offered := slices.Clone(p.Send), make(map[nix.StorePath]int64, len(p.Fetch))
 	for _, offer := range p.Fetch {
-		infos, offered[offer.Info.Path] = append(infos, offer.Info), true
+		infos, offered[offer.Info.Path] = append(infos, offer.Info), offer.Download
 	}
 	infos, err := Sort(infos)
 	return infos, offered, err
@@ -244,7 +249,11 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 		return err
 	}
 	defer contents.Close()
-	nar := &checkedNAR{ctx: ctx, nar: contents, info: t.info, meter: l.Meter}
+	narCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	attempt := l.schedule.bring(l.by, t, cancel)
+	defer attempt.end()
+	nar := &checkedNAR{ctx: narCtx, nar: contents, info: t.info, meter: l.Meter, count: attempt.passed}
 	if l.by == bySource {
 		nar.limit = l.Limit
 	}
@@ -277,7 +286,7 @@ func (l *lane) lost(ctx context.Context, t *task, nar *checkedNAR, err error) {
 		l.Logger.Info("trying to get a path elsewhere", "path", t.info.Path, "because", err)
 		l.Meter.Bytes(-int(nar.passed))
 	}
-	l.schedule.lost(t, err, l.by == bySource || errors.Is(err, ErrNowhereElse))
+	l.schedule.lost(t, err, l.by == bySource || errors.Is(err, ErrNowhereElse) || errors.Is(err, errTaken))
 }
 
 func isSourceError(err error) bool {

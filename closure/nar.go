@@ -21,6 +21,7 @@ type checkedNAR struct {
 	info  *nix.PathInfo
 	meter *progress.Meter
 	limit *rate.Limiter
+	count func(n int) // is told of n further bytes
 
 	passed int64 // bytes
 }
@@ -56,6 +57,7 @@ func (n *checkedNAR) Reader() io.Reader { return &narReader{n, n.nar.Reader()} }
 func (n *checkedNAR) pass(size int) error {
 	n.meter.Bytes(size)
 	n.passed += int64(size)
+	n.count(size)
 	if n.limit == nil {
 		return context.Cause(n.ctx)
 	}
@@ -93,7 +95,7 @@ type narReader struct {
 func (r *narReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
 	if passErr := r.pass(n); passErr != nil {
-		return n, passErr
+		err = passErr
 	}
 	if err != nil && err != io.EOF {
 		err = &sourceError{err}

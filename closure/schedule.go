@@ -3,6 +3,7 @@ package closure
 import (
 	"container/heap"
 	"sync"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
@@ -30,6 +31,14 @@ type schedule struct {
 	unsettled int  // assigned, and may yet have to be assigned again
 	undone    int  // not yet valid
 	err       error
+
+	// See choice.go.
+	shared    bool // some paths can come from both providers, in any order
+	prefer    Preference
+	paces     [providers]pace
+	waiting   [providers]float64 // cost of what each may bring and is not assigned
+	underWay  [providers]float64 // of what is assigned and has not come
+	downloads map[*bringing]bool // from caches, that the source may take away
 }
 
 // A task is one path to copy.
@@ -44,6 +53,7 @@ type task struct {
 	may       [providers]bool // who can bring it
 	tries     int             // that failed
 	err       error           // of the first that failed
+	download  int64           // bytes, from caches
 }
 
 // maxTries bounds how often a path is assigned. Only a CacheSource that never runs
@@ -60,18 +70,32 @@ type laneQueue struct {
 	limit int64    // of ahead
 }
 
-// newSchedule schedules infos, which are in order, references first. The paths that
-// caches offer are in offered; the source has them too if it is there at all.
-func newSchedule(infos []*nix.PathInfo, offered map[nix.StorePath]bool, source, anyOrder, tolerant bool) *schedule {
-	s := &schedule{left: len(infos), undone: len(infos), tolerant: tolerant}
-	s.changed = sync.NewCond(&s.mu)
-	byPath := make(map[nix.StorePath]*task, len(infos))
-	for i, info := range infos {
-		t := &task{info: info, index: i, lane: noLane}
-		t.may = [providers]bool{bySource: source, byCaches: offered[info.Path]}
+// A scheduling says what newSchedule is to know.
+type scheduling struct {
+	infos    []*nix.PathInfo         // in order, references first
+	offered  map[nix.StorePath]int64 // bytes to download, of those that caches have
+	source   bool                    // there is a source, which has all
+	anyOrder bool
+	tolerant bool
+	prefer   Preference
+}
+
+func newSchedule(o scheduling) *schedule {
+	s := &schedule{left: len(o.infos), undone: len(o.infos), tolerant: o.tolerant && len(o.offered) > 0, prefer: o.prefer}
+	s.changed, s.downloads = sync.NewCond(&s.mu), make(map[*bringing]bool)
+	s.shared = s.tolerant && o.anyOrder && o.source
+	s.free = [providers]taskHeap{{before: inOrder}, {before: inOrder}}
+	if s.shared {
+		s.free = [providers]taskHeap{bySource: {before: smallFirst}, byCaches: {before: largeFirst}}
+	}
+	byPath := make(map[nix.StorePath]*task, len(o.infos))
+	for i, info := range o.infos {
+		download, offered := o.offered[info.Path]
+		t := &task{info: info, index: i, lane: noLane, download: download}
+		t.may = [providers]bool{bySource: o.source, byCaches: offered}
 		byPath[info.Path] = t
 		s.tasks = append(s.tasks, t)
-		if !anyOrder {
+		if !o.anyOrder {
 			t.link(byPath)
 		}
 		if t.waiting == 0 {
@@ -86,6 +110,7 @@ func (s *schedule) release(t *task) {
 	for by := range providers {
 		if t.may[by] {
 			heap.Push(&s.free[by], t)
+			s.waiting[by] += t.cost(by)
 		}
 	}
 }
@@ -107,7 +132,7 @@ func (t *task) link(byPath map[nix.StorePath]*task) {
 func (s *schedule) addLane(by provider, lookahead int64) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lanes = append(s.lanes, &laneQueue{by: by, limit: lookahead})
+	s.lanes = append(s.lanes, &laneQueue{by: by, ready: taskHeap{before: inOrder}, limit: lookahead})
 	return len(s.lanes) - 1
 }
 
@@ -122,6 +147,9 @@ func (s *schedule) next(lane int) *task {
 				s.assign(t, lane)
 				return t
 			}
+			if q.by == bySource && q.ahead == 0 {
+				s.takeAway()
+			}
 		}
 		s.changed.Wait()
 	}
@@ -134,10 +162,12 @@ func (s *schedule) pick(q *laneQueue) *task {
 	q.ready.dropAssigned()
 	free.dropAssigned()
 	switch {
-	case len(q.ready) == 0 && len(*free) == 0:
+	case q.ready.Len() == 0 && free.Len() == 0:
 		return nil
-	case len(*free) == 0 || len(q.ready) > 0 && q.ready[0].index < (*free)[0].index:
+	case free.Len() == 0 || q.ready.Len() > 0 && q.ready.tasks[0].index < free.tasks[0].index:
 		return heap.Pop(&q.ready).(*task)
+	case !s.wants(q, free.tasks[0]):
+		return nil
 	}
 	return heap.Pop(free).(*task)
 }
@@ -146,6 +176,12 @@ func (s *schedule) assign(t *task, lane int) {
 	t.lane = lane
 	s.left--
 	s.unsettled++
+	for by := range providers {
+		if t.may[by] {
+			s.waiting[by] -= t.cost(by)
+		}
+	}
+	s.underWay[s.lanes[lane].by] += t.cost(s.lanes[lane].by)
 	s.lanes[lane].ahead += max(t.info.NARSize, 1)
 	for _, r := range t.referrers {
 		r.waiting--
@@ -195,6 +231,26 @@ func (s *schedule) arrived(t *task) {
 		s.offer(r)
 	}
 	s.changed.Broadcast()
+}
+
+// reconsider wakes those who left paths alone, until stop is called.
+func (s *schedule) reconsider() (stop func()) {
+	if !s.shared {
+		return func() {}
+	}
+	ticker, done := time.NewTicker(reconsider), make(chan struct{})
+	var ticking sync.WaitGroup
+	ticking.Go(func() {
+		for {
+			select {
+			case <-ticker.C:
+				s.changed.Broadcast()
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { ticker.Stop(); close(done); ticking.Wait() }
 }
 
 // settle says that a lane has come to the end of n paths: whatever can still happen to
@@ -251,25 +307,28 @@ func (s *schedule) wait() error {
 	return s.err
 }
 
-// A taskHeap is a container/heap by index. A task may be in two of them, and is
-// dropped from the second when it turns up there.
-type taskHeap []*task
+// A taskHeap is a container/heap. A task may be in two of them, and is dropped from
+// the second when it turns up there.
+type taskHeap struct {
+	tasks  []*task
+	before func(a, b *task) bool
+}
 
-func (h taskHeap) Len() int           { return len(h) }
-func (h taskHeap) Less(i, j int) bool { return h[i].index < h[j].index }
-func (h taskHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *taskHeap) Push(x any)        { *h = append(*h, x.(*task)) }
+func (h *taskHeap) Len() int           { return len(h.tasks) }
+func (h *taskHeap) Less(i, j int) bool { return h.before(h.tasks[i], h.tasks[j]) }
+func (h *taskHeap) Swap(i, j int)      { h.tasks[i], h.tasks[j] = h.tasks[j], h.tasks[i] }
+func (h *taskHeap) Push(x any)         { h.tasks = append(h.tasks, x.(*task)) }
 
 func (h *taskHeap) Pop() any {
-	old := *h
-	t := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
+	last := len(h.tasks) - 1
+	t := h.tasks[last]
+	h.tasks[last] = nil
+	h.tasks = h.tasks[:last]
 	return t
 }
 
 func (h *taskHeap) dropAssigned() {
-	for len(*h) > 0 && (*h)[0].lane != noLane {
+	for len(h.tasks) > 0 && h.tasks[0].lane != noLane {
 		heap.Pop(h)
 	}
 }

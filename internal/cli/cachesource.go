@@ -179,6 +179,58 @@ func nowhereElse(p nix.StorePath, reason error) error {
 	return fmt.Errorf("%w; %w", reason, closure.ErrNowhereElse)
 }
 
+// cachesFor returns the caches that a copy is to take paths from at this end; nil where
+// there are none, or the store that is written to asks caches itself.
+func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
+	_, itself := e.target.(closure.SubstitutingTarget)
+	switch {
+	case !r.terms.Substitute || itself:
+		return nil, nil
+	case !r.pull:
+		r.log.Warn("--use-substitutes has no effect here: the far end takes nothing from caches")
+		return nil, nil
+	}
+	caches, err := r.openSubstituters(ctx, r.caches)
+	if err != nil {
+		return nil, err
+	}
+	if caches == nil {
+		r.log.Warn("--use-substitutes has no effect here: no cache is configured; say --substituter URL, or set substituters in nix.conf")
+		return nil, nil
+	}
+	return newCacheSource(caches, e.local), nil
+}
+
+// arrivals are the paths that came from caches.
+type arrivals struct {
+	mu    sync.Mutex
+	paths map[nix.StorePath]bool
+}
+
+func (a *arrivals) add(p nix.StorePath, fetched bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.paths == nil {
+		a.paths = make(map[nix.StorePath]bool)
+	}
+	a.paths[p] = fetched
+}
+
+// correct moves what a plan would fetch, and was sent, to where it belongs.
+func (a *arrivals) correct(plan *closure.Plan) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	offers := plan.Fetch
+	plan.Fetch = nil
+	for _, offer := range offers {
+		if a.paths[offer.Info.Path] {
+			plan.Fetch = append(plan.Fetch, offer)
+		} else {
+			plan.Send = append(plan.Send, offer.Info)
+		}
+	}
+}
+
 const (
 	// maxOpen is how many downloads of a lane are under way, so that each need not wait
 	// for the answer to its request.

@@ -159,10 +159,15 @@ type ends struct {
 
 // transfer negotiates, copies and roots, in this order, and prints the result.
 func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) error {
-	if _, able := e.target.(closure.SubstitutingTarget); r.terms.Substitute && !able {
-		r.log.Warn("--use-substitutes has no effect here: a store of our own takes nothing from caches")
+	caches, err := r.cachesFor(ctx, e)
+	if err != nil {
+		return err
 	}
-	plan, err := closure.Negotiate(ctx, all, e.source, e.target, r.terms)
+	terms := r.terms
+	if caches != nil {
+		terms.Caches = caches
+	}
+	plan, err := closure.Negotiate(ctx, all, e.source, e.target, terms)
 	if err != nil {
 		return err
 	}
@@ -177,10 +182,10 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	if err := r.beforeData(ctx, plan, e); err != nil {
 		return err
 	}
-	if err := r.copy(ctx, plan, e); err != nil {
+	if err := r.copy(ctx, plan, e, caches); err != nil {
 		return err
 	}
-	result := &copyResult{Sent: len(plan.Send), SentBytes: plan.SendBytes()}
+	result := &copyResult{Sent: len(plan.Send), SentBytes: plan.SendBytes(), Fetched: len(plan.Fetch)}
 	if err := e.rooted.makeRoots(ctx, r.roots, plan.Roots, result); err != nil {
 		return err
 	}
@@ -211,8 +216,9 @@ func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) er
 	return e.rooted.checkRoots(ctx, r.roots)
 }
 
-// copy sends what is ours to send, with its progress on the screen.
-func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends) error {
+// copy sends what is ours to send, with its progress on the screen. In the end plan
+// tells what has come from where.
+func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *cacheSource) error {
 	meter := new(progress.Meter)
 	stop := r.screen.Show(meter)
 	defer stop()
@@ -228,12 +234,20 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends) error {
 		}
 		r.log.Info("going on in our own protocol", "channels", lanes)
 	}
-	return closure.Copy(ctx, plan, e.source, e.target, closure.CopyOptions{
+	o := closure.CopyOptions{
 		Lanes:  lanes,
 		Limit:  limiter(r.limit),
 		Meter:  meter,
 		Logger: r.log,
-	})
+	}
+	if caches == nil {
+		return closure.Copy(ctx, plan, e.source, e.target, o)
+	}
+	fetched := new(arrivals)
+	o.Caches, o.CacheLanes, o.Prefer, o.Arrived = caches, cacheLanes, r.prefer, fetched.add
+	err := closure.Copy(ctx, plan, e.source, e.target, o)
+	fetched.correct(plan)
+	return err
 }
 
 // limiter returns nil for no limit. Its burst is small enough for an even flow and

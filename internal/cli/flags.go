@@ -17,7 +17,7 @@ var logFlags = []cli.Flag{
 
 // copyFlags are those of a copy.
 func copyFlags() []cli.Flag {
-	return append([]cli.Flag{
+	return append(append([]cli.Flag{
 		&cli.BoolFlag{Name: "to", Usage: "push: copy PATHs to HOST"},
 		&cli.BoolFlag{Name: "from", Usage: "pull: copy PATHs from HOST"},
 		&cli.BoolFlag{Name: "use-substitutes", Aliases: []string{"s", "substitute-on-destination"}, Usage: "let the destination take from its caches what they have"},
@@ -35,8 +35,9 @@ func copyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, bar, plain or none"},
 		&cli.BoolFlag{Name: "version", Usage: "print the version"},
 		&cli.BoolFlag{Name: "json", Usage: "print plan and result as one JSON object"},
+		&cli.StringFlag{Name: "prefer", Value: "fast", Usage: "of paths that both have: fast, push or substitute"},
 		storeFlag,
-	}, append(logFlags, compatibilityFlags()...)...)
+	}, cacheFlags()...), append(logFlags, compatibilityFlags()...)...)
 }
 
 // compatibilityFlags are options of nix-copy-closure and of Nix in general; the
@@ -72,7 +73,6 @@ var irrelevantOptions = []struct {
 	{"print-build-logs L", false, "nothing is built"},
 	{"no-build-hook", false, "nothing is built"},
 	{"readonly-mode", false, "nothing is evaluated"},
-	{"refresh", false, "no cached lookups are used"},
 	{"max-jobs j", true, "nothing is built"},
 	{"cores", true, "nothing is built"},
 	{"max-silent-time", true, "nothing is built"},

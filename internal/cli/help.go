@@ -6,6 +6,7 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure [options] --to HOST PATH…      push from this machine
   copy-closure [options] --from HOST PATH…    pull to this machine
   copy-closure plan [--html FILE] --to|--from HOST PATH…    what a copy would do
+  copy-closure fetch [--from-cache URL] PATH…      take from binary caches alone
   copy-closure serve [--read-only|--write [--trust-client]] [--store URI]
   copy-closure cache serve [--listen ADDR] [DIR | --store URI]
   copy-closure store add|info|ls|closure|verify|delete|add-root|set-profile …
@@ -21,6 +22,9 @@ PATH is a store path, a path inside one, or a link into the store such as ./resu
 Copy:
   -n, --dry-run          print the plan and change nothing, anywhere
   -s, --use-substitutes  let the destination take from its caches what they have
+  --substituter URL      and from this one; --refresh: ask caches anew
+  --prefer WHICH         where both have a path: fast (default), push or substitute
+  --trusted-public-key K believe what this key has signed
   --include-outputs      copy the outputs of derivations, too
   --no-check-sigs        pull paths that no trusted key has signed
   --sign-with FILE       sign what is pushed with the secret key in FILE (repeatable)

@@ -46,6 +46,7 @@ type pathReport struct {
 type copyResult struct {
 	Sent       int      `json:"sent"`
 	SentBytes  int64    `json:"sentBytes"` // of NARs
+	Fetched    int      `json:"fetched"`   // from caches, at this end
 	RoundTrips int      `json:"roundTrips"`
 	Seconds    float64  `json:"seconds"`
 	Generation int      `json:"generation,omitempty"` // of --profile, where it is known
@@ -102,14 +103,19 @@ func printPlan(w io.Writer, plan *closure.Plan, verb, host string) {
 	for _, info := range plan.Unknown {
 		fmt.Fprintf(w, "unknown  %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
 	}
+	printFetches(w, plan)
 	fmt.Fprintln(w, planSummary(plan, verb, host))
 }
 
 // planSummary is the last line of a dry run.
 func planSummary(plan *closure.Plan, verb, host string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)),
+	fmt.Fprintf(&b, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)+len(plan.Fetch)),
 		ui.Paths(plan.Paths()), host, ui.Bytes(plan.SendBytes()), ui.Count(len(plan.Present)))
+	if n := len(plan.Fetch); n > 0 {
+		_, download := plan.FetchBytes()
+		fmt.Fprintf(&b, ", %s from caches (%s to download)", ui.Count(n), ui.Bytes(download))
+	}
 	if n := len(plan.Unknown); n > 0 {
 		fmt.Fprintf(&b, ", %s unknown (%s: substituted where a cache has them, else sent)", ui.Count(n), ui.Bytes(plan.UnknownBytes()))
 	}
@@ -119,11 +125,15 @@ func planSummary(plan *closure.Plan, verb, host string) string {
 // truth is the last line of a copy.
 func truth(plan *closure.Plan, past, host string, roundTrips int, took time.Duration) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s of %s %s: ", past, ui.Count(len(plan.Send)), ui.Paths(plan.Paths()), host)
+	fmt.Fprintf(&b, "%s %s of %s %s: ", past, ui.Count(len(plan.Send)+len(plan.Fetch)), ui.Paths(plan.Paths()), host)
 	if len(plan.Send) == 0 {
 		b.WriteString("nothing to send")
 	} else {
 		fmt.Fprintf(&b, "%s sent", ui.Bytes(plan.SendBytes()))
+	}
+	if n := len(plan.Fetch); n > 0 {
+		_, download := plan.FetchBytes()
+		fmt.Fprintf(&b, ", %s from caches (%s downloaded)", ui.Count(n), ui.Bytes(download))
 	}
 	if n := len(plan.Substitute); n > 0 {
 		fmt.Fprintf(&b, ", %s substituted there", ui.Count(n))

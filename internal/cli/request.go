@@ -32,6 +32,8 @@ type copyRequest struct {
 	json      bool
 	html      string // file for the page of a plan
 	quiet     bool
+	caches    cacheRequest
+	prefer    closure.Preference
 }
 
 // copyRequest reads the command line. Under the name nix-copy-closure pushing is
@@ -73,6 +75,9 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 		return nil, err
 	}
 	if err := r.readLink(c); err != nil {
+		return nil, err
+	}
+	if err := r.readCaches(c); err != nil {
 		return nil, err
 	}
 	p.warnIrrelevant(c)
@@ -148,6 +153,20 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 		if r.limit, err = parseRate(text); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// readCaches reads the options that are about caches. Naming one means using it.
+func (r *copyRequest) readCaches(c *cli.Context) error {
+	r.caches = readCacheRequest(c)
+	r.terms.Substitute = r.terms.Substitute || len(r.caches.further) > 0
+	switch prefer := c.String("prefer"); prefer {
+	case "fast":
+	case "push", "substitute":
+		r.prefer = closure.Preference(prefer)
+	default:
+		return usagef("--prefer is fast, push or substitute, not %q", prefer)
 	}
 	return nil
 }

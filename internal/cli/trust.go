@@ -44,7 +44,7 @@ func acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
 
 // checkTrust refuses a pull whose paths nobody vouches for, naming all of them.
 func (r *copyRun) checkTrust(infos []*nix.PathInfo) error {
-	check, err := acceptance()
+	check, err := acceptanceBy(r.caches.keys)
 	if err != nil {
 		return err
 	}
