@@ -42,9 +42,9 @@ func readCacheRequest(c *cli.Context) cacheRequest {
 	}
 }
 
-// cacheMemory bounds what the garbage collector lets pile up where NARs are
+// decodingMemory bounds what the garbage collector lets pile up where NARs are
 // decompressed: several windows are alive at once.
-const cacheMemory = 96 << 20
+const decodingMemory = 96 << 20
 
 // openSubstituters prepares the caches that a request means; nil if there are none.
 // Nothing is asked of them yet.
@@ -80,7 +80,7 @@ func (p *program) openSubstituters(ctx context.Context, q cacheRequest) (*substi
 	if dir, err := os.UserCacheDir(); err == nil {
 		s.Memory = &substitute.Memory{Dir: filepath.Join(dir, "copy-closure", "narinfo"), Refresh: q.refresh}
 	}
-	debug.SetMemoryLimit(cacheMemory)
+	debug.SetMemoryLimit(decodingMemory)
 	return s, nil
 }
 
