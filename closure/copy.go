@@ -20,6 +20,8 @@ type CopyOptions struct {
 	// CacheLanes are further lanes, from the caches.
 	CacheLanes int
 	Prefer     Preference // of paths that both have
+	// BestEffort goes on without paths that cannot be had.
+	BestEffort bool
 	// Arrived is called when a path is valid, from any goroutine; nil: nobody asks.
 	Arrived func(p nix.StorePath, fetched bool)
 	Limit   *rate.Limiter   // of NAR bytes per second; nil: none
@@ -52,7 +54,7 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 		dst:         dst,
 		schedule: newSchedule(scheduling{
 			infos: infos, offered: offered, source: src != nil,
-			anyOrder: dst.AnyOrder(), tolerant: tolerant, prefer: o.Prefer,
+			anyOrder: dst.AnyOrder(), tolerant: tolerant, bestEffort: o.BestEffort, prefer: o.Prefer,
 		}),
 	}
 	stop := context.AfterFunc(ctx, func() { c.schedule.fail(context.Cause(ctx)) })
@@ -278,7 +280,9 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 
 // lost has a path brought by somebody else where that makes sense.
 func (l *lane) lost(ctx context.Context, t *task, nar *checkedNAR, err error) {
-	if !isSourceError(err) && !errors.Is(err, nix.ErrDamaged) || ctx.Err() != nil {
+	fault := isSourceError(err) || errors.Is(err, nix.ErrDamaged)
+	forGood := l.by == bySource || !fault || errors.Is(err, ErrNowhereElse) || errors.Is(err, errTaken)
+	if ctx.Err() != nil || !fault && !l.BestEffort {
 		l.schedule.fail(err)
 		return
 	}
@@ -286,7 +290,7 @@ func (l *lane) lost(ctx context.Context, t *task, nar *checkedNAR, err error) {
 		l.Logger.Info("trying to get a path elsewhere", "path", t.info.Path, "because", err)
 		l.Meter.Bytes(-int(nar.passed))
 	}
-	l.schedule.lost(t, err, l.by == bySource || errors.Is(err, ErrNowhereElse) || errors.Is(err, errTaken))
+	l.schedule.lost(t, err, forGood)
 }
 
 func isSourceError(err error) bool {

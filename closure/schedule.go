@@ -26,6 +26,7 @@ type schedule struct {
 	tasks     []*task             // references first
 	free      [providers]taskHeap // what any lane of the provider may have
 	lanes     []*laneQueue
+	lenient   bool // a path that nobody can bring is left out
 	tolerant  bool // a path that a provider fails to bring may be assigned again
 	left      int  // not yet assigned
 	unsettled int  // assigned, and may yet have to be assigned again
@@ -77,11 +78,13 @@ type scheduling struct {
 	source   bool                    // there is a source, which has all
 	anyOrder bool
 	tolerant bool
-	prefer   Preference
+
+	bestEffort bool // a path that nobody can bring is left out
+	prefer     Preference
 }
 
 func newSchedule(o scheduling) *schedule {
-	s := &schedule{left: len(o.infos), undone: len(o.infos), tolerant: o.tolerant && len(o.offered) > 0, prefer: o.prefer}
+	s := &schedule{left: len(o.infos), undone: len(o.infos), tolerant: o.tolerant && len(o.offered) > 0, lenient: o.bestEffort, prefer: o.prefer}
 	s.changed, s.downloads = sync.NewCond(&s.mu), make(map[*bringing]bool)
 	s.shared = s.tolerant && o.anyOrder && o.source
 	s.free = [providers]taskHeap{{before: inOrder}, {before: inOrder}}
@@ -274,12 +277,18 @@ func (s *schedule) lost(t *task, err error, forGood bool) {
 	if forGood || t.tries == maxTries {
 		t.may[by] = false
 	}
-	if !s.tolerant || s.unsettled == 0 || t.may == [providers]bool{} {
+	hopeless := !s.tolerant || s.unsettled == 0 || t.may == [providers]bool{}
+	if hopeless && !s.lenient {
 		s.mu.Unlock()
 		s.fail(t.err)
 		return
 	}
 	defer s.mu.Unlock()
+	if hopeless {
+		s.undone--
+		s.changed.Broadcast()
+		return
+	}
 	t.lane = noLane
 	s.left++
 	s.release(t)

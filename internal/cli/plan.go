@@ -54,6 +54,9 @@ func (r *copyRun) writePage(all *closure.Closure, plan *closure.Plan) error {
 	for _, p := range plan.Substitute {
 		add(planpage.Substitute, p, "")
 	}
+	for _, offer := range plan.Fetch {
+		add(planpage.Substitute, offer.Info.Path, offer.Cache)
+	}
 	for _, info := range plan.Unknown {
 		add(planpage.Unknown, info.Path, "")
 	}

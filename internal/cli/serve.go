@@ -181,6 +181,8 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Trust:   r.trust,
 		InOrder: b.local.nix != nil,
 		Logger:  p.log,
+
+		Substituter: &serverSubstituter{program: p, local: b.local},
 	}
 	if r.daemon {
 		return remote.ServeDaemon(ctx, stream, b, options)
