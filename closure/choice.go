@@ -110,14 +110,14 @@ func (s *schedule) wants(q *laneQueue, t *task) bool {
 	mine, theirs := s.paces[q.by].rate(now), s.paces[other].rate(now)
 	rest := s.waiting[other] + s.underWay[other]
 	switch {
-	case mine == 0 && q.by == byCaches:
+	case q.by == byCaches && mine == 0:
 		return q.ahead == 0
-	case mine == 0 && theirs == 0: // caches come first, but they must do something
+	case q.by == byCaches && theirs == 0:
+		return true
+	case theirs == 0: // caches come first, but they must do something
 		return s.paces[other].idle(now) > soon
 	case mine == 0: // one path to find out, if that may be of use
 		return s.underWay[q.by] == 0 && rest/theirs > soon.Seconds()
-	case theirs == 0:
-		return true
 	}
 	return (s.underWay[q.by]+t.cost(q.by))/mine <= rest/theirs
 }
@@ -137,7 +137,7 @@ func (s *schedule) bring(by provider, t *task, cancel func(error)) *bringing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.paces[by].begin(time.Now())
-	if s.shared && by == byCaches {
+	if s.shared && by == byCaches && cancel != nil {
 		s.downloads[b] = true
 	}
 	return b

@@ -19,7 +19,10 @@ type CopyOptions struct {
 	Caches CacheSource // of what the plan fetches
 	// CacheLanes are further lanes, from the caches.
 	CacheLanes int
-	Prefer     Preference // of paths that both have
+	// There, if not nil, takes what the plan fetches from caches that it reaches by
+	// itself, in place of Caches. It need not get all.
+	There  SubstitutingTarget
+	Prefer Preference // of paths that both have
 	// BestEffort goes on without paths that cannot be had.
 	BestEffort bool
 	// Arrived is called when a path is valid, from any goroutine; nil: nobody asks.
@@ -54,20 +57,23 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 		dst:         dst,
 		schedule: newSchedule(scheduling{
 			infos: infos, offered: offered, source: src != nil,
-			anyOrder: dst.AnyOrder(), tolerant: tolerant, bestEffort: o.BestEffort, prefer: o.Prefer,
+			anyOrder: dst.AnyOrder(), tolerant: tolerant || o.There != nil, bestEffort: o.BestEffort, prefer: o.Prefer,
 		}),
 	}
 	stop := context.AfterFunc(ctx, func() { c.schedule.fail(context.Cause(ctx)) })
 	defer stop()
 	defer c.schedule.reconsider()()
+	var lanes sync.WaitGroup
 	o.Meter.Expect(len(infos), narBytes(infos))
 	if src != nil {
 		c.wanted[bySource] = max(1, min(o.Lanes, len(infos)))
 	}
-	if len(offered) > 0 {
+	switch {
+	case len(offered) > 0 && o.There != nil:
+		lanes.Go(func() { c.runThere(ctx) })
+	case len(offered) > 0:
 		c.wanted[byCaches] = max(1, min(o.CacheLanes, len(offered)))
 	}
-	var lanes sync.WaitGroup
 	for by, n := range c.wanted {
 		for range n {
 			lanes.Go(func() { c.runLane(ctx, provider(by)) })
@@ -265,17 +271,22 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 			l.lost(ctx, t, nar, err)
 			return
 		}
-		l.Meter.Path()
-		l.Logger.Info("copied", "path", t.info.Path, "bytes", t.info.NARSize)
-		if l.Arrived != nil {
-			l.Arrived(t.info.Path, l.by == byCaches)
-		}
-		l.schedule.arrived(t)
+		l.arrived(t, l.by)
 	})
 	if l.by == byCaches && l.schedule.tolerant && isSourceError(err) {
 		return nil // of this path alone
 	}
 	return err
+}
+
+// arrived says that a path is valid.
+func (c *copying) arrived(t *task, by provider) {
+	c.Meter.Path()
+	c.Logger.Info("copied", "path", t.info.Path, "bytes", t.info.NARSize)
+	if c.Arrived != nil {
+		c.Arrived(t.info.Path, by == byCaches)
+	}
+	c.schedule.arrived(t)
 }
 
 // lost has a path brought by somebody else where that makes sense.

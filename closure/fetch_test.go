@@ -197,3 +197,93 @@ func TestFetch(t *testing.T) {
 		})
 	}
 }
+
+// A substitutingTarget is a strictTarget that has caches of its own.
+type substitutingTarget struct {
+	*strictTarget
+	caches map[nix.StorePath]nixtest.Object // those that are there in fact
+	asked  [][]nix.StorePath
+	fail   error
+}
+
+func (t *substitutingTarget) Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	t.asked = append(t.asked, paths)
+	if t.fail != nil {
+		return nil, t.fail
+	}
+	var valid []nix.StorePath
+	for _, p := range paths {
+		o, ok := t.caches[p]
+		if ok && t.register(ctx, o.Info, o.NAR) == nil {
+			valid = append(valid, p)
+		}
+	}
+	return valid, nil
+}
+
+func TestSubstitutionThere(t *testing.T) {
+	c := nixtest.Random(9, 300)
+	whole := nixtest.NewStore(c...)
+	cases := []struct {
+		name   string
+		there  int // of the 200 paths that are offered
+		prefer closure.Preference
+		fail   error
+	}{
+		{name: "all", there: 200},
+		{name: "some", there: 100},
+		{name: "none"},
+		{name: "all, and preferred", there: 200, prefer: closure.PreferSubstitute},
+		{name: "some, and preferred", there: 50, prefer: closure.PreferSubstitute},
+		{name: "pushing preferred", there: 200, prefer: closure.PreferPush},
+		{name: "broken", there: 200, fail: errors.New("session lost")},
+	}
+	for _, test := range cases {
+		for _, lanes := range []int{1, 4} {
+			t.Run(fmt.Sprintf("%s in %d lanes", test.name, lanes), func(t *testing.T) {
+				target := &substitutingTarget{strictTarget: &strictTarget{Store: nixtest.NewStore()}, fail: test.fail}
+				target.caches = make(map[nix.StorePath]nixtest.Object)
+				for _, o := range c[:test.there] {
+					target.caches[o.Info.Path] = o
+				}
+				source := memorySource{whole}
+				all, err := closure.Walk(t.Context(), source, c.Paths())
+				if err != nil {
+					t.Fatal(err)
+				}
+				offers := newCaches(nixtest.NewStore(c[:200]...), nil)
+				plan, err := closure.Negotiate(t.Context(), all, source, target, closure.Terms{Caches: offers, Substitute: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(plan.Fetch) != 200 || len(plan.Send) != 100 {
+					t.Fatalf("plan fetches %d and sends %d", len(plan.Fetch), len(plan.Send))
+				}
+				var mu sync.Mutex
+				fetched := 0
+				err = closure.Copy(t.Context(), plan, source, target, closure.CopyOptions{
+					Lanes: lanes, There: target, Prefer: test.prefer,
+					Arrived: func(_ nix.StorePath, there bool) {
+						mu.Lock()
+						defer mu.Unlock()
+						if there {
+							fetched++
+						}
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := target.Verify(); err != nil {
+					t.Error(err)
+				}
+				if n := len(target.All()); n != len(c) {
+					t.Errorf("%d paths arrived of %d", n, len(c))
+				}
+				if test.prefer == closure.PreferSubstitute && fetched != test.there || test.prefer == closure.PreferPush && fetched > 0 {
+					t.Errorf("%d paths were substituted", fetched)
+				}
+			})
+		}
+	}
+}

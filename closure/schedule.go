@@ -86,9 +86,9 @@ type scheduling struct {
 func newSchedule(o scheduling) *schedule {
 	s := &schedule{left: len(o.infos), undone: len(o.infos), tolerant: o.tolerant && len(o.offered) > 0, lenient: o.bestEffort, prefer: o.prefer}
 	s.changed, s.downloads = sync.NewCond(&s.mu), make(map[*bringing]bool)
-	s.shared = s.tolerant && o.anyOrder && o.source
+	s.shared = s.tolerant && o.source
 	s.free = [providers]taskHeap{{before: inOrder}, {before: inOrder}}
-	if s.shared {
+	if s.shared && o.anyOrder {
 		s.free = [providers]taskHeap{bySource: {before: smallFirst}, byCaches: {before: largeFirst}}
 	}
 	byPath := make(map[nix.StorePath]*task, len(o.infos))
@@ -98,6 +98,7 @@ func newSchedule(o scheduling) *schedule {
 		t.may = [providers]bool{bySource: o.source, byCaches: offered}
 		byPath[info.Path] = t
 		s.tasks = append(s.tasks, t)
+		s.unassigned(t, 1)
 		if !o.anyOrder {
 			t.link(byPath)
 		}
@@ -113,7 +114,15 @@ func (s *schedule) release(t *task) {
 	for by := range providers {
 		if t.may[by] {
 			heap.Push(&s.free[by], t)
-			s.waiting[by] += t.cost(by)
+		}
+	}
+}
+
+// unassigned adds t to what waits to be assigned, or takes it away if sign is -1.
+func (s *schedule) unassigned(t *task, sign float64) {
+	for by := range providers {
+		if t.may[by] {
+			s.waiting[by] += sign * t.cost(by)
 		}
 	}
 }
@@ -146,7 +155,7 @@ func (s *schedule) next(lane int) *task {
 	q := s.lanes[lane]
 	for s.err == nil && (s.left > 0 || s.tolerant && s.unsettled > 0) {
 		if q.ahead == 0 || q.ahead < q.limit {
-			if t := s.pick(q); t != nil {
+			if t := s.pick(lane); t != nil {
 				s.assign(t, lane)
 				return t
 			}
@@ -159,17 +168,21 @@ func (s *schedule) next(lane int) *task {
 	return nil
 }
 
-// pick takes the first path that q's lane may have.
-func (s *schedule) pick(q *laneQueue) *task {
-	free := &s.free[q.by]
-	q.ready.dropAssigned()
-	free.dropAssigned()
+// pick takes the first path that a lane may have.
+func (s *schedule) pick(lane int) *task {
+	q := s.lanes[lane]
+	ready, free := &q.ready, &s.free[q.by]
+	ready.dropStale(lane)
+	free.dropStale(lane)
 	switch {
-	case q.ready.Len() == 0 && free.Len() == 0:
+	case ready.Len() == 0 && free.Len() == 0:
 		return nil
-	case free.Len() == 0 || q.ready.Len() > 0 && q.ready.tasks[0].index < free.tasks[0].index:
-		return heap.Pop(&q.ready).(*task)
+	case free.Len() == 0 || ready.Len() > 0 && ready.tasks[0].index < free.tasks[0].index:
+		return heap.Pop(ready).(*task)
 	case !s.wants(q, free.tasks[0]):
+		if ready.Len() > 0 {
+			return heap.Pop(ready).(*task)
+		}
 		return nil
 	}
 	return heap.Pop(free).(*task)
@@ -179,11 +192,7 @@ func (s *schedule) assign(t *task, lane int) {
 	t.lane = lane
 	s.left--
 	s.unsettled++
-	for by := range providers {
-		if t.may[by] {
-			s.waiting[by] -= t.cost(by)
-		}
-	}
+	s.unassigned(t, -1)
 	s.underWay[s.lanes[lane].by] += t.cost(s.lanes[lane].by)
 	s.lanes[lane].ahead += max(t.info.NARSize, 1)
 	for _, r := range t.referrers {
@@ -291,7 +300,17 @@ func (s *schedule) lost(t *task, err error, forGood bool) {
 	}
 	t.lane = noLane
 	s.left++
-	s.release(t)
+	s.unassigned(t, 1)
+	for _, r := range t.referrers {
+		r.waiting++
+	}
+	t.waiting = 0
+	for _, ref := range t.refs {
+		if ref.lane == noLane {
+			t.waiting++
+		}
+	}
+	s.offer(t)
 	s.changed.Broadcast()
 }
 
@@ -336,8 +355,21 @@ func (h *taskHeap) Pop() any {
 	return t
 }
 
-func (h *taskHeap) dropAssigned() {
-	for len(h.tasks) > 0 && h.tasks[0].lane != noLane {
+// dropStale drops from the top what is assigned, or waits again for a reference that
+// was lost.
+func (h *taskHeap) dropStale(lane int) {
+	for len(h.tasks) > 0 && !h.tasks[0].readyFor(lane) {
 		heap.Pop(h)
 	}
+}
+
+// readyFor reports whether t is free and each of its references is valid, or ahead of
+// it in that lane.
+func (t *task) readyFor(lane int) bool {
+	for _, ref := range t.refs {
+		if !ref.valid && ref.lane != lane {
+			return false
+		}
+	}
+	return t.lane == noLane
 }

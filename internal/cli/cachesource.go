@@ -10,6 +10,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/substitute"
 )
 
@@ -119,10 +120,19 @@ func (s *cacheSource) Offers(ctx context.Context, infos []*nix.PathInfo) ([]clos
 	for _, info := range infos {
 		hit, ok := s.hit(info.Path)
 		if ok && hit.NARHash == info.NARHash && hit.NARSize == info.NARSize && slices.Equal(hit.References, info.References) {
-			offers = append(offers, closure.Offer{Info: &hit.PathInfo, Cache: hit.Cache.Files.String(), Download: downloadSize(hit)})
+			offers = append(offers, closure.Offer{Info: signedBoth(info, hit), Cache: hit.Cache.Files.String(), Download: downloadSize(hit)})
 		}
 	}
 	return offers, nil
+}
+
+// signedBoth returns info with the signatures of the cache, too.
+func signedBoth(info *nix.PathInfo, hit substitute.Hit) *nix.PathInfo {
+	both := *info
+	both.Signatures = slices.Concat(info.Signatures, hit.Signatures)
+	slices.Sort(both.Signatures)
+	both.Signatures = slices.Compact(both.Signatures)
+	return &both
 }
 
 // downloadSize is that of the NAR where the cache does not say.
@@ -179,18 +189,28 @@ func nowhereElse(p nix.StorePath, reason error) error {
 	return fmt.Errorf("%w; %w", reason, closure.ErrNowhereElse)
 }
 
-// cachesFor returns the caches that a copy is to take paths from at this end; nil where
-// there are none, or the store that is written to asks caches itself.
+// cachesFor returns the caches that say which paths need not be sent. A pull takes the
+// paths from them; for a push they are what the far end is said to reach, and nothing
+// here depends on what they say. It is nil where there are none, or where the store that
+// is written to asks caches itself.
 func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
-	_, itself := e.target.(closure.SubstitutingTarget)
-	switch {
-	case !r.terms.Substitute || itself:
-		return nil, nil
-	case !r.pull:
-		r.log.Warn("--use-substitutes has no effect here: the far end takes nothing from caches")
+	if !r.terms.Substitute {
 		return nil, nil
 	}
-	caches, err := r.openSubstituters(ctx, r.caches)
+	q := r.caches
+	_, itself := e.target.(closure.SubstitutingTarget)
+	switch {
+	case !r.pull && (len(q.further) == 0 || r.host.worker || r.prefer == closure.PreferPush):
+		return nil, nil
+	case !r.pull:
+		q.only, q.further, q.checkSigs = q.further, nil, false
+	case itself:
+		if len(q.further)+len(q.keys) > 0 {
+			r.log.Warn("the Nix that is here takes from the caches of its configuration; --substituter and --trusted-public-key have no effect on it")
+		}
+		return nil, nil
+	}
+	caches, err := r.openSubstituters(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +219,28 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 		return nil, nil
 	}
 	return newCacheSource(caches, e.local), nil
+}
+
+// A farSubstituter is a session of its own in which the far end substitutes, opened when
+// it is needed.
+type farSubstituter struct {
+	run   *copyRun
+	far   *farEnd
+	store *remote.Store
+}
+
+// Substitute implements closure.SubstitutingTarget.
+func (s *farSubstituter) Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	if s.store == nil {
+		var err error
+		end := remote.FarEnd{Program: s.run.host.program, Store: s.run.host.store, Access: remote.Write}
+		s.store, err = remote.Open(ctx, farHost{s.far.conn}, end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
+		if err != nil {
+			return nil, err
+		}
+		s.far.further = append(s.far.further, s.store)
+	}
+	return s.store.ValidPaths(ctx, paths, true, true)
 }
 
 // arrivals are the paths that came from caches.
@@ -216,17 +258,21 @@ func (a *arrivals) add(p nix.StorePath, fetched bool) {
 	a.paths[p] = fetched
 }
 
-// correct moves what a plan would fetch, and was sent, to where it belongs.
-func (a *arrivals) correct(plan *closure.Plan) {
+// correct moves what a plan would fetch to where it has come from in fact; there says
+// that the far end has fetched.
+func (a *arrivals) correct(plan *closure.Plan, there bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	offers := plan.Fetch
 	plan.Fetch = nil
 	for _, offer := range offers {
-		if a.paths[offer.Info.Path] {
-			plan.Fetch = append(plan.Fetch, offer)
-		} else {
+		switch {
+		case !a.paths[offer.Info.Path]:
 			plan.Send = append(plan.Send, offer.Info)
+		case there:
+			plan.Substitute = append(plan.Substitute, offer.Info.Path)
+		default:
+			plan.Fetch = append(plan.Fetch, offer)
 		}
 	}
 }

@@ -164,14 +164,21 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 		return err
 	}
 	terms := r.terms
-	if caches != nil {
+	switch {
+	case caches != nil:
 		terms.Caches = caches
+	case r.prefer == closure.PreferPush:
+		terms.Substitute = false
 	}
 	plan, err := closure.Negotiate(ctx, all, e.source, e.target, terms)
 	if err != nil {
 		return err
 	}
-	if err := signInFlight(slices.Concat(plan.Send, plan.Unknown), r.signWith); err != nil {
+	moving := slices.Concat(plan.Send, plan.Unknown)
+	for _, offer := range plan.Fetch {
+		moving = append(moving, offer.Info)
+	}
+	if err := signInFlight(moving, r.signWith); err != nil {
 		return err
 	}
 	r.tell(e.far)
@@ -245,8 +252,11 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	}
 	fetched := new(arrivals)
 	o.Caches, o.CacheLanes, o.Prefer, o.Arrived = caches, cacheLanes, r.prefer, fetched.add
+	if !r.pull {
+		o.There = &farSubstituter{run: r, far: e.far}
+	}
 	err := closure.Copy(ctx, plan, e.source, e.target, o)
-	fetched.correct(plan)
+	fetched.correct(plan, !r.pull)
 	return err
 }
 

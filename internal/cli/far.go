@@ -23,6 +23,8 @@ type farEnd struct {
 	host  *hostURI
 	conn  transport.Conn
 	execs int // round trips of further commands
+
+	further []*remote.Store // sessions beside those of the copy
 }
 
 // connect logs in and starts the far end; its first answer is not waited for.
@@ -140,6 +142,9 @@ func (f *farEnd) close() {
 	f.protocolStore.Close()
 	if f.side != nil {
 		f.side.Close()
+	}
+	for _, store := range f.further {
+		store.Close()
 	}
 }
 
