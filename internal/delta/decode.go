@@ -3,7 +3,6 @@ package delta
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
@@ -21,7 +20,7 @@ const (
 // for another size or base, gives a *[FormatError], a base that cannot be read a
 // *[BaseError]; errors of r and w are passed on. It takes up to 32 MiB of memory.
 func Decode(w io.Writer, src Source, m Mapping, r io.Reader, size int64) error {
-	d := &decoder{r: byteReader(r), w: w, base: newBase(src, m, decodeCache), left: size}
+	d := &decoder{r: byteReader(r), w: w, base: newBase(src, m, decodeCache), left: max(size, 0)}
 	if err := d.header(); err != nil {
 		return err
 	}
@@ -80,9 +79,9 @@ func (d *decoder) header() error {
 	if v != version {
 		return malformed("version %d, want %d", v, version)
 	}
-	size, err := binary.ReadUvarint(d.r)
+	size, err := readUvarint(d.r)
 	if err != nil {
-		return numberError(err)
+		return err
 	}
 	if size != uint64(d.base.size) {
 		return malformed("it is made for a base of %d bytes, not %d", size, d.base.size)
@@ -92,9 +91,9 @@ func (d *decoder) header() error {
 
 // uvarint reads a number of at most limit.
 func (d *decoder) uvarint(limit int) (int, error) {
-	v, err := binary.ReadUvarint(d.r)
+	v, err := readUvarint(d.r)
 	if err != nil {
-		return 0, numberError(err)
+		return 0, err
 	}
 	if v > uint64(limit) {
 		return 0, malformed("%d where at most %d are allowed", v, limit)
@@ -102,16 +101,22 @@ func (d *decoder) uvarint(limit int) (int, error) {
 	return int(v), nil
 }
 
-// numberError tells an early end from a number that is too large, for which the
-// library has no name.
-func numberError(err error) error {
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-		return early(err)
+// readUvarint reads a number as encoding/binary writes it.
+func readUvarint(r io.ByteReader) (uint64, error) {
+	v := uint64(0)
+	for shift := 0; shift < 64; shift += 7 {
+		c, err := r.ReadByte()
+		if err != nil {
+			return 0, early(err)
+		}
+		if shift == 63 && c > 1 {
+			break
+		}
+		if v |= uint64(c&0x7f) << shift; c < 0x80 {
+			return v, nil
+		}
 	}
-	if err.Error() == "binary: varint overflows a 64-bit integer" {
-		return &FormatError{err}
-	}
-	return err
+	return 0, malformed("a number of more than 64 bits")
 }
 
 // block reads a block of n sequences and does what they say.

@@ -118,8 +118,8 @@ func ReadSignature(r io.Reader) (*Signature, error) {
 	}
 	var head [2]uint64
 	for i := range head {
-		if head[i], err = binary.ReadUvarint(in); err != nil {
-			return nil, numberError(err)
+		if head[i], err = readUvarint(in); err != nil {
+			return nil, err
 		}
 	}
 	hashBytes, err := in.ReadByte()
