@@ -64,8 +64,7 @@ type decoder struct {
 	out   []byte
 	left  int64 // bytes that the archive still lacks
 	at    int64 // in the base
-	begun bool
-	patch bool // the latest sequence ended with a patch
+	empty bool  // the next sequence may consist of a jump alone
 
 	streams [streams][]byte
 	packed  []byte
@@ -126,11 +125,15 @@ func (d *decoder) block(n int) error {
 			return err
 		}
 	}
-	s := d.streams
+	s, left := d.streams, d.left
+	d.empty = true
 	for range n {
 		if err := d.sequence(&s); err != nil {
 			return err
 		}
+	}
+	if d.left == left {
+		return malformed("a block without bytes")
 	}
 	for _, rest := range s {
 		if len(rest) > 0 {
@@ -205,10 +208,10 @@ func (d *decoder) sequence(s *[streams][]byte) error {
 	}
 	kind := follow & 1
 	follow >>= 1
-	if size == 0 && follow == 0 && d.begun && !d.patch {
+	if size == 0 && follow == 0 && !d.empty {
 		return malformed("a sequence without bytes")
 	}
-	d.begun, d.patch = true, kind == isPatch
+	d.empty = kind == isPatch
 	if err := d.copy(size); err != nil {
 		return err
 	}

@@ -116,12 +116,29 @@ func TestEncode(t *testing.T) {
 		{"files joined", archive(file{"a", slices.Concat(other, code, other)}), 150},
 		{"nothing alike", archive(file{"z", noise(9, 700_000)}), 700_700},
 		{"an empty directory", archive(), 120},
+		{"more than a block holds", archive(file{"a", noise(5, 9_000_000)}, file{"b", code}, file{"c", noise(6, 4_500_000)}, file{"d", other}), 13_501_000},
 	} {
 		d, stats := roundTrip(t, base, c.want, delta.Mapping{})
 		if len(d) > c.most {
 			t.Errorf("%s: %d bytes, want at most %d; %+v", c.name, len(d), c.most, stats)
 		}
 	}
+}
+
+// A block may end right before a jump: its literals are full.
+func TestFullBlock(t *testing.T) {
+	const full = 4 << 20
+	code := noise(1, 10_000)
+	base := archive(file{"b", code})
+	size := full - 300
+	for range 20 {
+		_, stats := roundTrip(t, base, archive(file{"a", noise(2, size)}, file{"b", code}), delta.Mapping{})
+		if stats.Literal == full {
+			return
+		}
+		size += full - int(stats.Literal)
+	}
+	t.Error("no block was filled")
 }
 
 // parse reads a store path of one digit, repeated, and a name.

@@ -16,7 +16,7 @@ import (
 // r is no archive. It takes up to 64 MiB of memory, for a small base less.
 func Encode(w io.Writer, src Source, m Mapping, r io.Reader, o Options) (Stats, error) {
 	b := newBase(src, m, encodeCache)
-	e := &matcher{base: b, out: &blockWriter{w: w, fast: o.Fast}}
+	e := &matcher{base: b, out: &blockWriter{w: w, fast: o.Fast}, aligned: true}
 	if files, ok := src.(filesSource); ok {
 		e.files = make(map[string]int64)
 		for f := range files.Files() {

@@ -85,6 +85,7 @@ func TestDecodeHostile(t *testing.T) {
 		{"jump before the base", deltaOf(block(1, numbers(1), numbers(0), numbers(2*2-1), nil, nil)), "jump by -2"},
 		{"jump far", deltaOf(block(1, numbers(1), numbers(0), numbers(1<<64-1), nil, nil)), "jump by -9223372036854775808"},
 		{"many jumps", deltaOf(block(3, numbers(0, 0, 0), numbers(0, 0, 0), numbers(2, 2, 2), nil, nil)), "without bytes"},
+		{"endless blocks", deltaOf(block(1, numbers(0), numbers(0), numbers(2), nil, nil)), "block without bytes"},
 		{"number too large", deltaOf(block(1, tooLong, numbers(0), numbers(0), nil, nil)), "too large"},
 		{"count too large", deltaOf(numbers(1<<17 + 1)), "at most"},
 		{"count far too large", deltaOf(tooLong), "more than 64 bits"},

@@ -7,7 +7,7 @@ const (
 	checkBits  = 10
 	ways       = 4 // entries that share a place
 	window     = 16
-	minRare    = 3
+	minRare    = 2
 )
 
 // An index finds places in a base by the window bytes that stand there. It holds
@@ -33,6 +33,7 @@ func newIndex(b *base) *index {
 		x.shift--
 	}
 	x.entries = make([]uint32, n)
+	x.places = make([]int64, 0, min(b.size>>x.rare*9/8+64, maxEntries))
 	x.fill(b)
 	return x
 }
