@@ -166,6 +166,7 @@ func (p *program) app() *cli.App {
 			p.fetchCommand(),
 			p.serveCommand(),
 			p.storeCommand(),
+			p.channelCommand(),
 			p.keyCommand(),
 			p.signCommand(),
 			p.verifyCommand(),

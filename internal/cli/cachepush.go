@@ -60,7 +60,7 @@ func (p *program) cachePush(c *cli.Context) error {
 		return err
 	}
 	started := time.Now()
-	result, err := p.pushClosure(c, files, c.Args().Slice())
+	result, _, err := p.pushClosure(c, files, c.Args().Slice())
 	if err != nil {
 		return err
 	}
@@ -72,29 +72,29 @@ func (p *program) cachePush(c *cli.Context) error {
 	return nil
 }
 
-// pushClosure puts the closure of arguments into a cache, as the flags say.
-func (p *program) pushClosure(c *cli.Context, files substitute.WritableFiles, args []string) (result substitute.PushResult, err error) {
+// pushClosure puts the closure of arguments into a cache, as the flags say, and returns
+// the infos of the closure, too.
+func (p *program) pushClosure(c *cli.Context, files substitute.WritableFiles, args []string) (result substitute.PushResult, infos []*nix.PathInfo, err error) {
 	w, err := cacheWriter(c, files)
 	if err != nil {
-		return result, err
+		return result, nil, err
 	}
 	debug.SetMemoryLimit(cacheMemory)
 	local, err := p.openLocal(c.Context, c.String("store"), toRead)
 	if err != nil {
-		return result, err
+		return result, nil, err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
-	infos, err := local.held(c.Context, args)
-	if err != nil {
-		return result, err
+	if infos, err = local.held(c.Context, args); err != nil {
+		return result, nil, err
 	}
 	meter := new(progress.Meter)
 	defer p.screen.Show(meter)()
 	w.Source, w.Meter = local.store, meter
 	if result, err = w.Push(c.Context, infos); err != nil {
-		return result, pushFailed(c.Context, files, err)
+		return result, nil, pushFailed(c.Context, files, err)
 	}
-	return result, nil
+	return result, infos, nil
 }
 
 func pushFailed(ctx context.Context, files substitute.Files, err error) error {
