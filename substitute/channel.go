@@ -10,8 +10,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -30,9 +30,21 @@ type Channel struct {
 // channelEntry is the file by which a channel is imported.
 const channelEntry = "default.nix"
 
+// channelName is what nix-channel takes, and safe in a URL.
+var channelName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+// channelPage is for people, and for nix-channel, which wants to find something at the
+// channel's address itself.
+const channelPage = `<!DOCTYPE html>
+<meta charset="utf-8">
+<title>Nix channel %[1]s</title>
+<p>This is the Nix channel %[1]s: <code>nix-channel --add</code> the address of this
+page, then <code>nix-channel --update</code>.</p>
+`
+
 // Check returns an error if Name or Expressions make no channel.
 func (c *Channel) Check() error {
-	if c.Name == "" || c.Name == "nar" || strings.HasPrefix(c.Name, ".") || strings.ContainsAny(c.Name, "/ \t\n\"$\\") {
+	if !channelName.MatchString(c.Name) || c.Name == "nar" || c.Name == "log" {
 		return fmt.Errorf("%.100q cannot be the name of a channel", c.Name)
 	}
 	if err := checkTop(c.Expressions); err != nil {
@@ -96,6 +108,7 @@ func (c *Channel) Publish(ctx context.Context, files WritableFiles) error {
 		{"store-paths.xz", true, func(w io.Writer) error { return writeLines(w, paths) }},
 		{"git-revision", false, func(w io.Writer) error { return writeText(w, c.Revision) }},
 		{"binary-cache-url", false, func(w io.Writer) error { return writeText(w, c.CacheURL) }},
+		{"index.html", false, func(w io.Writer) error { return writeText(w, fmt.Sprintf(channelPage, c.Name)) }},
 		{"nixexprs.tar.xz", true, c.writeTar},
 	} {
 		name := path.Join(c.Name, f.name)

@@ -116,6 +116,9 @@ func (c dirCache) serve(s *Server, res *response, r *http.Request, name string) 
 	if err != nil {
 		return err
 	}
+	if info.IsDir() {
+		return c.serve(s, res, r, name+"/index.html") // of a channel
+	}
 	if !info.Mode().IsRegular() {
 		return fs.ErrNotExist
 	}
@@ -160,6 +163,8 @@ func contentType(name string) string {
 		return "application/json"
 	case ".nar":
 		return "application/x-nix-nar"
+	case ".html":
+		return "text/html; charset=utf-8"
 	}
 	if strings.HasPrefix(name, "nar/") {
 		return "application/x-nix-nar"
