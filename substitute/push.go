@@ -34,13 +34,15 @@ type Writer struct {
 	Source      NARSource
 	Compression Compression     // for which CheckWritable returned nil
 	Level       int             // 0: the usual one
-	Keys        []nix.SecretKey // sign all that is put
+	Keys        []nix.SecretKey // sign all that is put, and what is there already
 	Meter       *progress.Meter // of uncompressed bytes; nil: none
 }
 
 // A PushResult says what a push has done.
 type PushResult struct {
 	Present  int   // paths that were there already
+	Signed   int   // of these: those that have got signatures
+	Other    int   // of these: those with other contents than ours, which are not signed
 	Pushed   int   // paths
 	NARBytes int64 // of these
 	Sent     int64 // bytes of compressed NARs; those that were there are not sent again
@@ -67,17 +69,22 @@ func (w *Writer) Push(ctx context.Context, infos []*nix.PathInfo) (PushResult, e
 	if err := w.prepare(ctx); err != nil {
 		return PushResult{}, err
 	}
-	missing, err := w.missing(ctx, infos)
+	var signed signedCount
+	missing, err := w.missing(ctx, infos, &signed)
 	if err != nil {
 		return PushResult{}, err
 	}
 	p := newPush(w, missing)
 	err = p.run(ctx, missing)
 	return PushResult{
-		Present: len(infos) - len(missing), Pushed: int(p.pushed.Load()),
+		Present: len(infos) - len(missing), Signed: int(signed.added.Load()), Other: int(signed.other.Load()),
+		Pushed:   int(p.pushed.Load()),
 		NARBytes: p.narBytes.Load(), Sent: p.sent.Load(),
 	}, err
 }
+
+// A signedCount counts paths that were there already.
+type signedCount struct{ added, other atomic.Int64 }
 
 // prepare makes a cache of what is none yet.
 func (w *Writer) prepare(ctx context.Context) error {
@@ -96,13 +103,13 @@ func putText(ctx context.Context, files WritableFiles, name, text string) error 
 }
 
 // missing returns the infos whose narinfo the cache has not got.
-func (w *Writer) missing(ctx context.Context, infos []*nix.PathInfo) ([]*nix.PathInfo, error) {
+func (w *Writer) missing(ctx context.Context, infos []*nix.PathInfo, signed *signedCount) ([]*nix.PathInfo, error) {
 	there := make([]bool, len(infos))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(questions)
 	for i, info := range infos {
 		group.Go(func() (err error) {
-			there[i], err = has(ctx, w.Files, NARInfoName(info.Path))
+			there[i], err = w.present(ctx, info, signed)
 			return err
 		})
 	}

@@ -72,6 +72,31 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// TestPushSigns signs what is there already, but not what another store has built.
+func TestPushSigns(t *testing.T) {
+	closure, dir := nixtest.Diamond(), substitute.Dir(t.TempDir())
+	w := writer(dir, closure)
+	if _, err := w.Push(t.Context(), closure.Infos()); err != nil {
+		t.Fatal(err)
+	}
+	key, err := nix.GenerateSecretKey("test-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Keys = []nix.SecretKey{key}
+	infos := nixtest.Diamond().Infos()
+	infos[3].NARHash = infos[2].NARHash
+	for _, want := range []substitute.PushResult{{Present: 4, Signed: 3, Other: 1}, {Present: 4, Other: 1}} {
+		if got, err := w.Push(t.Context(), infos); err != nil || got != want {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+	v, wrong := verify(t, dir)
+	if n := v.Infos[infos[3].Path]; len(n.Signatures) != 0 || len(v.Infos[infos[0].Path].Signatures) != 1 || len(wrong) > 0 {
+		t.Errorf("signatures %q, %v", n.Signatures, wrong)
+	}
+}
+
 // limitedFiles lets a number of changes through, and then none.
 type limitedFiles struct {
 	substitute.Dir

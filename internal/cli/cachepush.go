@@ -65,11 +65,19 @@ func (p *program) cachePush(c *cli.Context) error {
 		return err
 	}
 	if !c.Bool("quiet") {
-		fmt.Fprintf(p.screen, "pushed %s of %s to %s: %s sent (%s uncompressed), %s present, %s\n",
+		fmt.Fprintf(p.screen, "pushed %s of %s to %s: %s sent (%s uncompressed), %s present%s, %s\n",
 			ui.Count(result.Pushed), ui.Paths(result.Pushed+result.Present), files, ui.Bytes(result.Sent),
-			ui.Bytes(result.NARBytes), ui.Count(result.Present), ui.Seconds(time.Since(started)))
+			ui.Bytes(result.NARBytes), ui.Count(result.Present), newlySigned(result), ui.Seconds(time.Since(started)))
 	}
 	return nil
+}
+
+// newlySigned tells what has happened to paths that were there already.
+func newlySigned(result substitute.PushResult) string {
+	if result.Signed == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s newly signed)", ui.Count(result.Signed))
 }
 
 // pushClosure puts the closure of arguments into a cache, as the flags say, and returns
@@ -93,6 +101,9 @@ func (p *program) pushClosure(c *cli.Context, files substitute.WritableFiles, ar
 	w.Source, w.Meter = local.store, meter
 	if result, err = w.Push(c.Context, infos); err != nil {
 		return result, nil, pushFailed(c.Context, files, err)
+	}
+	if result.Other > 0 {
+		p.log.Warn("the cache has other contents than this store for some paths, and they were not signed", "paths", result.Other)
 	}
 	return result, infos, nil
 }

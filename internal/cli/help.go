@@ -9,10 +9,10 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure fetch [--from-cache URL] PATH…      take from binary caches alone
   copy-closure serve [--read-only|--write [--trust-client]] [--store URI]
   copy-closure cache serve [--listen ADDR] [DIR | --store URI]
+  copy-closure cache push|info|ls|verify|delete …  make, look at and change caches
+  copy-closure channel publish --to URL --name NAME EXPRESSIONS… [PATH…]
   copy-closure store add|info|ls|closure|verify|delete|add-root|set-profile …
-  copy-closure key generate|public …          keys that sign paths
-  copy-closure sign --key FILE [-r] PATH…     sign paths of the local store
-  copy-closure verify [-r] [--sigs-needed N] [--trusted-public-key KEY] PATH…
+  copy-closure key generate|public …, sign|verify …    keys, signatures of local paths
   copy-closure demo [DIR…]                    the whole job on this machine alone
   copy-closure completion bash|zsh|fish
 
