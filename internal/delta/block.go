@@ -154,6 +154,7 @@ func (b *blockWriter) encoder() *zstd.Encoder {
 		if b.fast {
 			level = zstd.SpeedFastest
 		}
+		// It fails for wrong options only.
 		b.zstd, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
 			zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithWindowSize(maxBytes))
 	}

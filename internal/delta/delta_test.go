@@ -125,6 +125,14 @@ func TestEncode(t *testing.T) {
 	}
 }
 
+func TestFast(t *testing.T) {
+	base, want := archive(file{"a", text(1, 50_000)}), archive(file{"a", text(2, 50_000)})
+	var d bytes.Buffer
+	_, err := delta.Encode(&d, source(base), delta.Mapping{}, bytes.NewReader(want), delta.Options{Fast: true})
+	check(t, err)
+	decode(t, base, want, delta.Mapping{}, d.Bytes())
+}
+
 // A block may end right before a jump: its literals are full.
 func TestFullBlock(t *testing.T) {
 	const full = 4 << 20

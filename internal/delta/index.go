@@ -4,9 +4,9 @@ import "encoding/binary"
 
 const (
 	maxEntries = 1 << 20
-	checkBits  = 10
-	ways       = 4 // entries that share a place
-	window     = 16
+	checkBits  = 10 // of a hash, in an entry
+	ways       = 4  // entries of a bucket
+	window     = 16 // bytes that are hashed
 	minRare    = 2
 )
 
@@ -15,9 +15,9 @@ const (
 // need to be looked for; they are the rarer, the larger the base is, such that it
 // does not take more memory.
 type index struct {
-	rare    uint64 // an anchor is one of 1<<rare places, on average
-	shift   uint
-	entries []uint32 // place + 1, and some bits of the hash
+	rare    uint64   // an anchor is one of 1<<rare places, on average
+	shift   uint     // of a hash, to find its bucket
+	entries []uint32 // number in places + 1, and some bits of the hash
 	places  []int64
 }
 
@@ -73,7 +73,8 @@ func (x *index) bucket(h uint64) ([]uint32, uint32) {
 	return x.entries[at : at+ways : at+ways], uint32(h) >> 5 & (1<<checkBits - 1)
 }
 
-// put adds a place, for the oldest of those in its bucket.
+// put adds a place, and drops the oldest of those in its bucket. What comes when
+// places is full, which is larger than needed on average, is left out.
 func (x *index) put(h uint64, place int64) {
 	if len(x.places) == maxEntries-1 {
 		return

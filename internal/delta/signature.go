@@ -21,7 +21,8 @@ const (
 	maxHashBytes = 7
 )
 
-// A Signature tells what a base consists of: the hashes of its blocks.
+// A Signature tells what a base consists of: the hashes of its blocks. It does not
+// change and may be used by many.
 type Signature struct {
 	layout
 	hashes []uint64         // of the blocks, in order
@@ -70,8 +71,8 @@ func (l layout) header() []byte {
 	return append(b, byte(l.hashBytes))
 }
 
-// SignatureSize returns how many bytes Sign writes for a base of size bytes: about
-// half a percent where it is large.
+// SignatureSize returns how many bytes Sign writes for a base of size bytes: less
+// than half a percent from a few megabytes on.
 func SignatureSize(size int64) int64 {
 	l := layoutFor(size)
 	return int64(len(l.header())) + l.count()*int64(l.hashBytes)
@@ -104,7 +105,7 @@ func Sign(w io.Writer, src Source, m Mapping) error {
 }
 
 // ReadSignature reads what Sign has written, to its last byte; if r has no
-// ReadByte, perhaps beyond. What it allocates grows with what it reads, to 8 MiB
+// ReadByte, perhaps beyond. What it allocates grows with what it reads, to 64 MiB
 // for the largest. Anything that Sign would not write for a base of that size is a
 // *[FormatError].
 func ReadSignature(r io.Reader) (*Signature, error) {
@@ -134,7 +135,11 @@ func ReadSignature(r io.Reader) (*Signature, error) {
 	if head[1] != uint64(s.block) || int(hashBytes) != s.hashBytes {
 		return nil, malformed("signature of %d bytes in blocks of %d, hashes of %d", head[0], head[1], hashBytes)
 	}
-	return s, s.read(in)
+	if err := s.read(in); err != nil {
+		return nil, err
+	}
+	s.prepare()
+	return s, nil
 }
 
 // read reads the hashes.
@@ -159,9 +164,6 @@ func (s *Signature) read(r io.Reader) error {
 
 // prepare makes the tables for finding hashes.
 func (s *Signature) prepare() {
-	if s.first != nil {
-		return
-	}
 	words := 1
 	for words*64 < len(s.hashes)*16 {
 		words *= 2
@@ -188,7 +190,6 @@ func (s *Signature) find(h uint64) (int32, bool) {
 // EncodeAgainst does what Encode does, knowing only the signature of the base. It
 // takes up to 64 MiB of memory, for a small base less.
 func EncodeAgainst(w io.Writer, s *Signature, r io.Reader, o Options) (Stats, error) {
-	s.prepare()
 	b := &blockMatcher{s: s, out: &blockWriter{w: w, fast: o.Fast}}
 	if s.block > 0 {
 		b.roller = newRoller(int(s.block))
