@@ -136,6 +136,9 @@ func cmdClosure(s script, args []string) error {
 		c, err = harness.TinyClosure(s.ctx, store, n)
 	case "debian":
 		c, err = harness.DebianClosure(s.ctx, store, n)
+	case "before", "after":
+		const bytesEach = 150_000
+		c, err = harness.Rebuilt(s.ctx, store, n, int64(n)*bytesEach, args[0] == "after")
 	case "big":
 		c, err = harness.BigFile(s.ctx, store, int64(n))
 	default:

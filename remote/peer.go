@@ -111,12 +111,20 @@ type Peer struct {
 	numbers  uint64
 	lost     error // what the first session ended with
 	ended    bool  // no more adds are taken
+	asked    int   // paths whose bases are awaited
+	answer   chan []Base
+	gone     chan struct{} // closed when the bundle has ended
+
+	resending    sync.WaitGroup // of paths whose deltas did not do
+	spare        sync.Mutex
+	spareChannel *Channel // for paths that are sent again; nil before the first
 }
 
 // A peerAdd is a path that waits for its verdict.
 type peerAdd struct {
-	path nix.StorePath
-	done func(error)
+	path  nix.StorePath
+	done  func(error)
+	again func(number uint64) // sends it as a whole, once; nil where that was done
 }
 
 // OffersPeer reports whether OpenPeer can be called. It is known after the first
@@ -147,7 +155,7 @@ func (s *Store) OpenPeer(ctx context.Context, o PeerOptions) (*Peer, error) {
 	if o.Far {
 		window = farWindow
 	}
-	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd)}
+	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd), gone: make(chan struct{})}
 	p.out.bundle, p.out.packer = p.bundle, newPacker(o.Packing)
 	p.decided = sync.NewCond(&p.mu)
 	c := s.first
@@ -279,6 +287,9 @@ func (p *Peer) fail(err error) {
 	p.bundle.fail(err)
 	err = p.bundle.failure()
 	p.mu.Lock()
+	if !p.ended {
+		close(p.gone)
+	}
 	p.ended = true
 	adds := p.adds
 	p.adds = nil
@@ -305,6 +316,10 @@ func (p *Peer) take(m message) error {
 		return p.takeVerdict(m)
 	case msgData, msgEnd, msgAbort:
 		return p.takeNAR(m)
+	case msgBases:
+		return p.takeBases(m)
+	case msgWhole:
+		return p.takeWhole(m)
 	case msgError:
 		text := m.payload.text(maxPeerText)
 		if err := m.payload.end(); err != nil {
@@ -394,6 +409,7 @@ func (p *Peer) Close() error {
 	defer stuck.Stop()
 	p.bundle.End()
 	p.fail(errClosed)
+	p.resending.Wait()
 	return nil
 }
 
@@ -401,14 +417,14 @@ func (p *Peer) Close() error {
 func (p *Peer) Abort() { p.fail(errClosed) }
 
 // expect registers a path that is about to be sent.
-func (p *Peer) expect(path nix.StorePath, done func(error)) (uint64, error) {
+func (p *Peer) expect(add *peerAdd) (uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
 		return 0, &abandonedError{p.bundle.failure()}
 	}
 	p.numbers++
-	p.adds[p.numbers] = &peerAdd{path, done}
+	p.adds[p.numbers] = add
 	return p.numbers, nil
 }
 
@@ -421,7 +437,7 @@ func (p *Peer) forget(number uint64) (done func(error)) {
 	if add == nil {
 		return func(error) {}
 	}
-	p.adds[number] = &peerAdd{add.path, func(error) {}}
+	p.adds[number] = &peerAdd{path: add.path, done: func(error) {}, again: func(uint64) {}}
 	return add.done
 }
 
@@ -456,17 +472,22 @@ func (p *Peer) OpenChannel() (*Channel, error) {
 // Add sends one path and returns when its NAR, which nar writes, is handed on; done
 // is called once, with nil when the far end has registered the path.
 func (c *Channel) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, done func(error)) error {
-	number, err := c.p.expect(info.Path, done)
+	number, err := c.p.expect(&peerAdd{path: info.Path, done: done})
 	if err != nil {
 		done(err)
 		return err
 	}
+	return c.send(number, info, nar)
+}
+
+// send sends a path that is expected under a number.
+func (c *Channel) send(number uint64, info *nix.PathInfo, nar io.WriterTo) error {
 	head := binary.AppendUvarint(slices.Clone(c.out.channel), number)
 	if err := c.p.out.send(msgAdd, appendPathInfo(head, info), nil); err != nil {
 		return &abandonedError{err}
 	}
 	c.out.begin(info.NARSize)
-	_, err = nar.WriteTo(c.out)
+	_, err := nar.WriteTo(c.out)
 	if err == nil && c.out.left > 0 {
 		err = &nix.SizeMismatchError{Got: info.NARSize - c.out.left, Want: info.NARSize}
 	}

@@ -164,8 +164,9 @@ type item struct {
 	kind   byte
 	buf    []byte        // of msgData; data lies in it
 	data   []byte        // of msgData
-	number uint64        // of msgAdd
-	info   *nix.PathInfo // of msgAdd and msgWant
+	number uint64        // of msgAdd and msgPatch
+	info   *nix.PathInfo // of msgAdd, msgPatch, msgWant and msgSign
+	base   nix.StorePath // of msgPatch and msgSign
 	text   string        // of msgAbort
 	passed chan struct{} // of msgFlush: closed when it is taken
 }

@@ -26,6 +26,11 @@ const (
 	msgFail   = 8  // number, text: the path was refused
 	msgError  = 9  // text: why the session ends
 	msgPacked = 10 // size, zstd stream: messages of that size together
+	msgAsk    = 11 // paths: which bases are there?
+	msgBases  = 12 // for each of them a base and its NAR hash, or none
+	msgPatch  = 13 // channel, number, base, path info: a delta follows in the channel
+	msgWhole  = 14 // number: the delta did not do, the whole is wanted
+	msgSign   = 15 // channel, base, path info: the base's signature shall come in the channel
 )
 
 // Limits on messages.
@@ -269,6 +274,8 @@ func (p *payload) end() error {
 	}
 	return p.err
 }
+
+func appendUvarint(b []byte, n uint64) []byte { return binary.AppendUvarint(b, n) }
 
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)

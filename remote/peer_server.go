@@ -39,6 +39,7 @@ func (s *server) servePeer(ctx context.Context) error {
 		return err
 	}
 	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{})}
+	p.bases.init()
 	p.out.bundle, p.out.packer = p.bundle, newPacker(Packing(packing))
 	return p.serve(ctx)
 }
@@ -55,6 +56,7 @@ type peerServer struct {
 	flushing sync.WaitGroup
 	flushes  chan []chan struct{} // each is closed when a channel has come to the Flush
 	over     chan struct{}        // closed when no channel does any more
+	bases    serverBases
 }
 
 // serve returns nil when the client has taken leave.
@@ -123,6 +125,7 @@ func (p *peerServer) finish(err error) error {
 	}
 	p.workers.Wait()
 	close(p.over)
+	p.bases.paid.Broadcast()
 	close(p.flushes)
 	p.flushing.Wait()
 	if p.importer == nil {
@@ -148,12 +151,16 @@ func (p *peerServer) receive(ctx context.Context) error {
 
 func (p *peerServer) take(ctx context.Context, m message) error {
 	switch m.kind {
-	case msgAdd:
+	case msgAdd, msgPatch:
 		return p.takeAdd(ctx, m)
 	case msgData, msgEnd, msgAbort:
 		return p.takeNAR(m)
 	case msgWant:
 		return p.takeWant(ctx, m)
+	case msgAsk:
+		return p.takeAsk(ctx, m)
+	case msgSign:
+		return p.takeSign(ctx, m)
 	case msgFlush:
 		p.takeFlush()
 		return m.payload.end()
@@ -163,7 +170,11 @@ func (p *peerServer) take(ctx context.Context, m message) error {
 
 func (p *peerServer) takeAdd(ctx context.Context, m message) error {
 	channel := m.payload.channelNumber()
-	i := item{kind: m.kind, number: m.payload.uvarint(1<<63 - 1), info: m.payload.pathInfo(p.dir)}
+	i := item{kind: m.kind, number: m.payload.uvarint(1<<63 - 1)}
+	if m.kind == msgPatch {
+		i.base = m.payload.path(p.dir)
+	}
+	i.info = m.payload.pathInfo(p.dir)
 	if err := m.payload.end(); err != nil {
 		return err
 	}
@@ -220,6 +231,10 @@ func (p *peerServer) addAll(ctx context.Context, in *inbox) {
 		case msgAdd:
 			in.begin()
 			err = p.add(ctx, in, i)
+			p.pay(i.number)
+		case msgPatch:
+			in.begin()
+			err = p.addPatch(ctx, in, i)
 		case msgFlush:
 			close(i.passed)
 		default:
@@ -299,6 +314,7 @@ func (p *peerServer) flushOnDemand(ctx context.Context) {
 			case <-p.over:
 			}
 		}
+		p.awaitPayment()
 		if err := p.importer.Flush(ctx); err != nil {
 			p.fail(fmt.Errorf("add paths: %w", err))
 		}
@@ -312,14 +328,19 @@ func (p *peerServer) takeWant(ctx context.Context, m message) error {
 	if err := m.payload.end(); err != nil {
 		return err
 	}
+	p.giver(ctx, channel).put(item{kind: m.kind, info: info})
+	return nil
+}
+
+// giver is where requests for what shall come in a channel wait.
+func (p *peerServer) giver(ctx context.Context, channel uint64) *inbox {
 	in := p.giving[channel]
 	if in == nil {
 		in = newInbox()
 		p.giving[channel] = in
 		p.workers.Go(func() { p.giveAll(ctx, in, channel) })
 	}
-	in.put(item{kind: m.kind, info: info})
-	return nil
+	return in
 }
 
 // giveAll sends what is asked for in a channel, in that order.
@@ -330,7 +351,11 @@ func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
 		if err != nil {
 			return
 		}
-		if err := p.give(ctx, out, i.info); err != nil {
+		give := p.give
+		if i.kind == msgSign {
+			give = p.sign
+		}
+		if err := give(ctx, out, i); err != nil {
 			out.abort(fmt.Sprintf("send %s: %v", i.info.Path, err))
 		}
 		p.out.flush()
@@ -339,7 +364,8 @@ func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
 
 // give sends one NAR. Where it is not what the client expects, the client does not get
 // its end.
-func (p *peerServer) give(ctx context.Context, out *channelWriter, info *nix.PathInfo) error {
+func (p *peerServer) give(ctx context.Context, out *channelWriter, i item) error {
+	info := i.info
 	out.begin(info.NARSize)
 	checked := &serverNAR{w: out, info: info, hash: nar.NewHasher(sha256.New())}
 	err := p.backend.WriteNAR(ctx, checked, info.Path)

@@ -236,7 +236,7 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	r.log.Info("copying", "paths", len(plan.Send), "bytes", plan.SendBytes(), "sessions", lanes)
 	if store, ok := e.far.protocolStore.(*remote.Store); ok && store.OffersPeer() && len(plan.Send) > 0 {
 		var err error
-		if lanes, err = r.speakPeer(ctx, store, &e, lanes); err != nil {
+		if lanes, err = r.speakPeer(ctx, store, &e, plan.Send, lanes); err != nil {
 			return err
 		}
 		r.log.Info("going on in our own protocol", "channels", lanes)

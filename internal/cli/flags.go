@@ -31,6 +31,7 @@ func copyFlags() []cli.Flag {
 		&cli.IntFlag{Name: "sessions", Usage: "sessions side by side on the connection: `N` (default: as the link needs)"},
 		&cli.StringFlag{Name: "bwlimit", Usage: "send at most `RATE` bytes a second (500K, 2M)"},
 		&cli.StringFlag{Name: "compress", Value: "auto", Usage: "auto, none, or gzip (`ssh -C`)"},
+		&cli.StringFlag{Name: "delta", Value: "auto", Usage: "send what differs from paths that are there: auto (on far links), always or never"},
 		&cli.StringFlag{Name: "ssh", Value: "auto", Usage: "`WHICH` client: auto, builtin or openssh"},
 		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, bar, plain or none"},
 		&cli.BoolFlag{Name: "version", Usage: "print the version"},

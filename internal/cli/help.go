@@ -37,6 +37,7 @@ Connection:
   --sessions N           sessions side by side (default: as the link needs)
   --bwlimit RATE         at most RATE bytes a second (500K, 2M)
   --compress HOW         auto (default), none, or gzip, which is ssh -C
+  --delta HOW            to copy-closure there: auto (default: on far links), always, never
 Output:
   -v, --verbose          show steps and round trips; twice: the protocol
   -q, --quiet            errors only

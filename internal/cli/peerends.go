@@ -13,8 +13,8 @@ import (
 const mostChannels = 4
 
 // speakPeer goes on in our own protocol with the far end, for which all questions are
-// answered, in so many sessions. It returns the number of paths to have under way.
-func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, sessions int) (channels int, err error) {
+// answered, in so many sessions. send is what is to be copied. It returns the number of paths to have under way.
+func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, send []*nix.PathInfo, sessions int) (channels int, err error) {
 	if e.far.peer, err = store.OpenPeer(ctx, r.peerOptions(e.far)); err != nil {
 		return 0, err
 	}
@@ -30,10 +30,15 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 		e.source = peerSource{e.source, e.far.peer}
 		return channels, nil
 	}
-	e.target = peerTarget{e.target, e.far.peer}
+	target := peerTarget{e.target, e.far.peer, nil}
 	if e.far.peer.InOrder() {
 		channels = 1
+	} else if e.local.store != nil && r.wantsDeltas(e.far) {
+		if target.deltas, err = newDeltas(ctx, e.far.peer, e.local.store, send, r.log); err != nil {
+			return 0, err
+		}
 	}
+	e.target = target
 	return channels, nil
 }
 
@@ -49,6 +54,12 @@ func (r *copyRun) peerOptions(far *farEnd) remote.PeerOptions {
 		o.Packing = remote.PackIfSlow
 	}
 	return o
+}
+
+// wantsDeltas reports whether a delta is likely to be made faster than the link takes
+// the whole.
+func (r *copyRun) wantsDeltas(far *farEnd) bool {
+	return r.delta == "always" || r.delta == "auto" && !isNear(far.conn)
 }
 
 // A peerSource takes NARs from a far end in our own protocol.
@@ -80,7 +91,8 @@ func (l peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 // A peerTarget gives NARs to a far end in our own protocol.
 type peerTarget struct {
 	closure.Target
-	peer *remote.Peer
+	peer   *remote.Peer
+	deltas *deltas // nil: all is sent as it is
 }
 
 // AnyOrder implements closure.Target.
@@ -92,16 +104,24 @@ func (t peerTarget) OpenLane(context.Context) (closure.TargetLane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return peerTargetLane{channel}, nil
+	return peerTargetLane{channel, t.deltas}, nil
 }
 
 // Finish implements closure.Finisher.
 func (t peerTarget) Finish(ctx context.Context) error { return t.peer.Finish(ctx) }
 
-type peerTargetLane struct{ *remote.Channel }
+type peerTargetLane struct {
+	*remote.Channel
+	deltas *deltas
+}
 
 // Add implements closure.TargetLane.
 func (l peerTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
+	if l.deltas != nil {
+		if encoder, base := l.deltas.encoder(ctx, info); encoder != nil {
+			return l.Channel.AddPatch(ctx, info, base, encoder, nar, done)
+		}
+	}
 	return l.Channel.Add(ctx, info, nar, done)
 }
 

@@ -27,6 +27,7 @@ type copyRequest struct {
 	limit     int // bytes a second; 0: none
 	ssh       string
 	compress  string
+	delta     string // auto, always or never
 	gzip      bool
 	roots     rootRequest
 	json      bool
@@ -137,6 +138,11 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 		r.gzip = true
 	default:
 		return usagef("--compress is auto, none or gzip, not %q", r.compress)
+	}
+	switch r.delta = c.String("delta"); r.delta {
+	case "auto", "always", "never":
+	default:
+		return usagef("--delta is auto, always or never, not %q", r.delta)
 	}
 	r.gzip = r.gzip || r.host.compress || c.Bool("gzip") || c.Bool("bzip2") || c.Bool("xz")
 	switch r.ssh {

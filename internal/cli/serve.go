@@ -262,6 +262,11 @@ func (p *program) openBackend(ctx context.Context, uri string, why purpose) (*ba
 	return &backend{local.store, local}, nil
 }
 
+// OpenArchive implements remote.BaseBackend.
+func (b *backend) OpenArchive(ctx context.Context, p nix.StorePath) (remote.Archive, error) {
+	return b.Store.OpenArchive(ctx, p)
+}
+
 // PathOfHashPart implements remote.DaemonBackend.
 func (b *backend) PathOfHashPart(ctx context.Context, part string) (nix.StorePath, error) {
 	info, err := b.PathInfoFromHashPart(ctx, part)

@@ -26,6 +26,19 @@ func (s *Store) WriteNAR(ctx context.Context, w io.Writer, p nix.StorePath) erro
 	return s.dump(ctx, w, p)
 }
 
+// OpenArchive returns the NAR of the valid path p, to be read anywhere. The error
+// wraps nix.ErrNotValid if p is not valid.
+func (s *Store) OpenArchive(ctx context.Context, p nix.StorePath) (*nar.Tree, error) {
+	valid, err := s.ValidPaths(ctx, []nix.StorePath{p})
+	if err != nil {
+		return nil, err
+	}
+	if len(valid) == 0 {
+		return nil, fmt.Errorf("%s: %w", p, nix.ErrNotValid)
+	}
+	return nar.IndexAt(ctx, s.dir, p.Base())
+}
+
 func (s *Store) dump(ctx context.Context, w io.Writer, p nix.StorePath) error {
 	err := nar.DumpAt(ctx, w, s.dir, p.Base())
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, nar.ErrSpecial) {

@@ -1,0 +1,183 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// maxAsked is the number of paths for which bases are asked at once.
+const maxAsked = 1 << 15
+
+// A Base is a path that the far end has, and which a delta may be against.
+type Base struct {
+	Path    nix.StorePath
+	NARHash nix.Hash
+}
+
+// Bases asks the far end for a base for each of paths, and returns what it has. One
+// goroutine may ask at a time.
+func (p *Peer) Bases(ctx context.Context, paths []nix.StorePath) (map[nix.StorePath]Base, error) {
+	p.store.rounds.Add(1)
+	bases := make(map[nix.StorePath]Base)
+	for part := range slices.Chunk(paths, maxAsked) {
+		answer := make(chan []Base, 1)
+		p.mu.Lock()
+		p.asked, p.answer = len(part), answer
+		p.mu.Unlock()
+		fields := appendUvarint(nil, uint64(len(part)))
+		for _, path := range part {
+			fields = appendPath(fields, path)
+		}
+		if err := p.out.sendNow(msgAsk, fields); err != nil {
+			return nil, err
+		}
+		select {
+		case found := <-answer:
+			for i, base := range found {
+				if !base.Path.IsZero() {
+					bases[part[i]] = base
+				}
+			}
+		case <-p.gone:
+			return nil, p.bundle.failure()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return bases, nil
+}
+
+// takeBases reads the answer to Bases.
+func (p *Peer) takeBases(m message) error {
+	p.mu.Lock()
+	asked, answer := p.asked, p.answer
+	p.asked, p.answer = 0, nil
+	p.mu.Unlock()
+	if answer == nil {
+		return &wire.FormatError{Msg: "it tells bases that were not asked for"}
+	}
+	bases := make([]Base, asked)
+	for i := range bases {
+		if m.payload.uvarint(1) == 1 {
+			bases[i] = Base{m.payload.path(p.dir), m.payload.hash()}
+		}
+	}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	answer <- bases
+	return nil
+}
+
+// An Encoder writes to w the delta that makes what it reads from nar of a base. It
+// reads nar to its end.
+type Encoder func(w io.Writer, nar io.Reader) error
+
+// AddPatch is Add with a delta against base, a path that the far end offered. The whole
+// NAR is sent where the delta is no shorter, or does not work there.
+func (c *Channel) AddPatch(ctx context.Context, info *nix.PathInfo, base nix.StorePath, encode Encoder, nar io.WriterTo, done func(error)) error {
+	number, err := c.p.expect(&peerAdd{path: info.Path, done: done, again: func(number uint64) {
+		c.p.sendWhole(number, info, nar)
+	}})
+	if err != nil {
+		done(err)
+		return err
+	}
+	fields := appendUvarint(slices.Clone(c.out.channel), number)
+	fields = appendPathInfo(appendPath(fields, base), info)
+	if err := c.p.out.send(msgPatch, fields, nil); err != nil {
+		return &abandonedError{err}
+	}
+	c.out.begin(info.NARSize)
+	readErr, err := encodeNAR(c.out, encode, nar)
+	switch {
+	case c.out.err != nil:
+		return &abandonedError{c.out.err}
+	case readErr != nil:
+		c.out.abort("the sender could not read it")
+		c.p.forget(number)(readErr)
+		return readErr
+	case err != nil: // the far end finds that it does not work, and asks for the whole
+		c.out.abort("no delta can be made")
+		return nil
+	}
+	if err := c.out.end(); err != nil {
+		return &abandonedError{err}
+	}
+	return nil
+}
+
+// encodeNAR returns what went wrong with the NAR, and with the delta.
+func encodeNAR(w io.Writer, encode Encoder, nar io.WriterTo) (readErr, err error) {
+	r, pipe := io.Pipe()
+	read := make(chan error, 1)
+	go func() {
+		_, err := nar.WriteTo(pipe)
+		pipe.CloseWithError(err)
+		read <- err
+	}()
+	err = encode(w, r)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+	}
+	r.CloseWithError(errGivenUp)
+	if readErr = <-read; errors.Is(readErr, errGivenUp) {
+		readErr = nil
+	}
+	return readErr, err
+}
+
+var errGivenUp = errors.New("the delta is given up")
+
+// takeWhole sends a path again, as a whole.
+func (p *Peer) takeWhole(m message) error {
+	number := m.payload.uvarint(1<<63 - 1)
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	add := p.adds[number]
+	var again func(uint64)
+	if add != nil {
+		again, add.again = add.again, nil
+	}
+	if again != nil && !p.ended {
+		p.resending.Go(func() { again(number) })
+	}
+	p.mu.Unlock()
+	if again == nil {
+		return &wire.FormatError{Msg: "it asks for the whole of a path of which it had no delta"}
+	}
+	return nil
+}
+
+// sendWhole sends a path under the number that it had before, in a channel for such.
+func (p *Peer) sendWhole(number uint64, info *nix.PathInfo, nar io.WriterTo) {
+	p.spare.Lock()
+	defer p.spare.Unlock()
+	if p.spareChannel == nil {
+		var err error
+		if p.spareChannel, err = p.OpenChannel(); err != nil {
+			p.forget(number)(err)
+			return
+		}
+	}
+	if p.spareChannel.send(number, info, nar) == nil { // else the path has the error, or the bundle
+		p.out.flush()
+	}
+}
+
+// Signature asks for the signature of base, as it is with the references of info. It is
+// read, as a NAR would be, in the order in which requests were made in this channel.
+func (c *Channel) Signature(base nix.StorePath, info *nix.PathInfo) error {
+	c.mu.Lock()
+	c.wanted++
+	c.mu.Unlock()
+	fields := appendPathInfo(appendPath(slices.Clone(c.out.channel), base), info)
+	return c.p.out.sendNow(msgSign, fields)
+}
