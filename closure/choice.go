@@ -210,3 +210,15 @@ func largeFirst(a, b *task) bool {
 }
 
 func inOrder(a, b *task) bool { return a.index < b.index }
+
+// fromTheEnd is the order of the source where the destination asks caches for itself,
+// which takes references first: what is sent then is no reference of what it waits for.
+func fromTheEnd(a, b *task) bool {
+	switch {
+	case a.may[byCaches] != b.may[byCaches]:
+		return b.may[byCaches]
+	case a.may[byCaches]:
+		return a.index > b.index
+	}
+	return a.index < b.index
+}

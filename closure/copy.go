@@ -57,7 +57,8 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 		dst:         dst,
 		schedule: newSchedule(scheduling{
 			infos: infos, offered: offered, source: src != nil,
-			anyOrder: dst.AnyOrder(), tolerant: tolerant || o.There != nil, bestEffort: o.BestEffort, prefer: o.Prefer,
+			anyOrder: dst.AnyOrder(), tolerant: tolerant || o.There != nil, there: o.There != nil,
+			bestEffort: o.BestEffort, prefer: o.Prefer,
 		}),
 	}
 	stop := context.AfterFunc(ctx, func() { c.schedule.fail(context.Cause(ctx)) })

@@ -78,6 +78,7 @@ type scheduling struct {
 	source   bool                    // there is a source, which has all
 	anyOrder bool
 	tolerant bool
+	there    bool // the caches are asked by the destination itself
 
 	bestEffort bool // a path that nobody can bring is left out
 	prefer     Preference
@@ -88,8 +89,11 @@ func newSchedule(o scheduling) *schedule {
 	s.changed, s.downloads = sync.NewCond(&s.mu), make(map[*bringing]bool)
 	s.shared = s.tolerant && o.source
 	s.free = [providers]taskHeap{{before: inOrder}, {before: inOrder}}
-	if s.shared && o.anyOrder {
-		s.free = [providers]taskHeap{bySource: {before: smallFirst}, byCaches: {before: largeFirst}}
+	switch {
+	case s.shared && o.anyOrder && o.there:
+		s.free[bySource].before = fromTheEnd
+	case s.shared && o.anyOrder:
+		s.free[bySource].before, s.free[byCaches].before = smallFirst, largeFirst
 	}
 	byPath := make(map[nix.StorePath]*task, len(o.infos))
 	for i, info := range o.infos {
