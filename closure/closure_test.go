@@ -237,6 +237,61 @@ func TestNegotiate(t *testing.T) {
 	}
 }
 
+// A cachedTarget has a cache with one path in it; a foreseeing one can tell that.
+type cachedTarget struct {
+	*strictTarget
+	cached nix.StorePath
+	taken  bool
+}
+
+func (t *cachedTarget) Substitute(context.Context, []nix.StorePath) ([]nix.StorePath, error) {
+	t.taken = true
+	return []nix.StorePath{t.cached}, nil
+}
+
+type foreseeingTarget struct{ *cachedTarget }
+
+func (t foreseeingTarget) Substitutable(context.Context, []nix.StorePath) ([]nix.StorePath, error) {
+	return []nix.StorePath{t.cached}, nil
+}
+
+func TestNegotiateSubstitution(t *testing.T) {
+	c := nixtest.Chain(4)
+	for _, test := range []struct {
+		name                      string
+		terms                     closure.Terms
+		foresees                  bool
+		substitute, unknown, send int
+		taken                     bool
+	}{
+		{"not asked for", closure.Terms{}, true, 0, 0, 3, false},
+		{"done", closure.Terms{Substitute: true}, false, 1, 0, 2, true},
+		{"foreseen", closure.Terms{Substitute: true, DryRun: true}, true, 1, 0, 2, false},
+		{"not told", closure.Terms{Substitute: true, DryRun: true}, false, 0, 3, 0, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			target := &cachedTarget{strictTarget: &strictTarget{Store: nixtest.NewStore(c[0])}, cached: c[1].Info.Path}
+			var dst closure.Target = target
+			if test.foresees {
+				dst = foreseeingTarget{target}
+			}
+			source := memorySource{nixtest.NewStore(c...)}
+			all, err := closure.Walk(t.Context(), source, []nix.StorePath{c.Top()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, err := closure.Negotiate(t.Context(), all, source, dst, test.terms)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(plan.Substitute) != test.substitute || len(plan.Unknown) != test.unknown || len(plan.Send) != test.send || target.taken != test.taken {
+				t.Errorf("plan substitutes %d, sends %d, %d are unknown, taken %v; want %+v",
+					len(plan.Substitute), len(plan.Send), len(plan.Unknown), target.taken, test)
+			}
+		})
+	}
+}
+
 // TestWalk compares the walk in levels with the question for a whole closure.
 func TestWalk(t *testing.T) {
 	c := nixtest.Random(11, 200)

@@ -68,24 +68,21 @@ func Negotiate(ctx context.Context, c *Closure, src Source, dst Target, terms Te
 	}
 	plan := &Plan{Roots: c.Roots, Present: valid}
 	missing := without(c.Paths, valid)
-	substituting, able := dst.(SubstitutingTarget)
-	if terms.Substitute && able && terms.Caches == nil && !terms.DryRun && len(missing) > 0 {
-		if plan.Substitute, err = substituting.Substitute(ctx, missing); err != nil {
-			return nil, err
-		}
-		missing = without(missing, plan.Substitute)
+	told := true
+	if plan.Substitute, told, err = substitute(ctx, dst, missing, terms); err != nil {
+		return nil, err
 	}
-	infos, err := c.missingInfos(ctx, src, missing)
+	infos, err := c.missingInfos(ctx, src, without(missing, plan.Substitute))
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case terms.Caches != nil:
 		return plan, plan.offer(ctx, infos, terms.Caches)
-	case terms.Substitute && able && terms.DryRun:
-		plan.Unknown = infos
-	default:
+	case told:
 		plan.Send = infos
+	default:
+		plan.Unknown = infos
 	}
 	return plan, nil
 }
@@ -108,6 +105,25 @@ func (p *Plan) offer(ctx context.Context, infos []*nix.PathInfo, caches CacheSou
 		}
 	}
 	return nil
+}
+
+// substitute has dst take what its caches have, or in a dry run tell it. Told is false
+// where it cannot.
+func substitute(ctx context.Context, dst Target, missing []nix.StorePath, terms Terms) (found []nix.StorePath, told bool, err error) {
+	target, able := dst.(SubstitutingTarget)
+	if !terms.Substitute || !able || terms.Caches != nil || len(missing) == 0 {
+		return nil, true, nil
+	}
+	if !terms.DryRun {
+		found, err = target.Substitute(ctx, missing)
+		return found, true, err
+	}
+	foreseeing, able := dst.(ForeseeingTarget)
+	if !able {
+		return nil, false, nil
+	}
+	found, err = foreseeing.Substitutable(ctx, missing)
+	return found, true, err
 }
 
 // without returns the paths that are not in known.

@@ -114,6 +114,12 @@ type Offer struct {
 	Download int64         // bytes
 }
 
+// A ForeseeingTarget can tell what Substitute would bring, and changes nothing.
+type ForeseeingTarget interface {
+	// Substitutable returns those of paths that Substitute would make valid.
+	Substitutable(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
+}
+
 // A Finisher is a target that may put off paths whose references, or locks, it waits
 // for.
 type Finisher interface {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -184,6 +185,34 @@ func (d *Daemon) ensure(ctx context.Context, paths []nix.StorePath) error {
 		return nil
 	}
 	return err
+}
+
+// Substitutable returns those of paths that the daemon's caches have.
+func (d *Daemon) Substitutable(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	words := make([]string, len(paths))
+	for i, p := range paths {
+		words[i] = p.String()
+	}
+	var found []nix.StorePath
+	d.rounds.Add(1)
+	err := d.ask(ctx, "ask what can be substituted", opQueryMissing, func(w *wire.Writer) {
+		w.Strings(words)
+	}, func(r *wire.Reader) error {
+		r.Paths(d.dir, wire.MaxPaths) // to build
+		found = r.Paths(d.dir, wire.MaxPaths)
+		r.Paths(d.dir, wire.MaxPaths) // unknown
+		r.Uint64()                    // to download
+		r.Uint64()                    // of NARs
+		return r.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	asked := make(map[nix.StorePath]bool, len(paths))
+	for _, p := range paths {
+		asked[p] = true
+	}
+	return slices.DeleteFunc(found, func(p nix.StorePath) bool { return !asked[p] }), nil
 }
 
 // Hold asks the daemon to keep paths from garbage collection until Close, and does

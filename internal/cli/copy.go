@@ -114,7 +114,7 @@ func (r *copyRun) doPush(ctx context.Context) (err error) {
 		return err
 	}
 	defer far.close()
-	return r.transfer(ctx, all, ends{local.source, protocolTarget{far.protocolStore}, far, local, far})
+	return r.transfer(ctx, all, ends{local.source, targetOf(far.protocolStore), far, local, far})
 }
 
 // doPull connects, and then walks there.
@@ -215,8 +215,8 @@ func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) er
 			return err
 		}
 	}
-	if target, ok := e.target.(protocolTarget); ok {
-		if err := checkDaemonTrust(ctx, target.protocolStore, r.daemonPlace(), plan.Send); err != nil {
+	if target, ok := e.target.(daemonTarget); ok {
+		if err := checkDaemonTrust(ctx, target.daemon, r.daemonPlace(), plan.Send); err != nil {
 			return err
 		}
 	}

@@ -100,6 +100,9 @@ func printPlan(w io.Writer, plan *closure.Plan, verb, host string) {
 	for _, info := range plan.Send {
 		fmt.Fprintf(w, "send     %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
 	}
+	for _, p := range plan.Substitute {
+		fmt.Fprintf(w, "substitute          %s\n", p)
+	}
 	for _, info := range plan.Unknown {
 		fmt.Fprintf(w, "unknown  %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
 	}
@@ -115,6 +118,9 @@ func planSummary(plan *closure.Plan, verb, host string) string {
 	if n := len(plan.Fetch); n > 0 {
 		_, download := plan.FetchBytes()
 		fmt.Fprintf(&b, ", %s from caches (%s to download)", ui.Count(n), ui.Bytes(download))
+	}
+	if n := len(plan.Substitute); n > 0 {
+		fmt.Fprintf(&b, ", %s to substitute there", ui.Count(n))
 	}
 	if n := len(plan.Unknown); n > 0 {
 		fmt.Fprintf(&b, ", %s unknown (%s: substituted where a cache has them, else sent)", ui.Count(n), ui.Bytes(plan.UnknownBytes()))

@@ -104,6 +104,25 @@ func (t protocolTarget) ValidPaths(ctx context.Context, paths []nix.StorePath, l
 	return t.protocolStore.ValidPaths(ctx, paths, lock, false)
 }
 
+// targetOf makes a closure.Target of a store.
+func targetOf(s protocolStore) closure.Target {
+	if daemon, ok := s.(*remote.Daemon); ok {
+		return daemonTarget{protocolTarget{s}, daemon}
+	}
+	return protocolTarget{s}
+}
+
+// A daemonTarget can tell what its caches have.
+type daemonTarget struct {
+	protocolTarget
+	daemon *remote.Daemon
+}
+
+// Substitutable implements closure.ForeseeingTarget.
+func (t daemonTarget) Substitutable(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	return t.daemon.Substitutable(ctx, paths)
+}
+
 // Substitute implements closure.SubstitutingTarget.
 func (t protocolTarget) Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
 	return t.protocolStore.ValidPaths(ctx, paths, true, true)

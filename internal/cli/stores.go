@@ -103,7 +103,7 @@ func (p *program) openThroughNix(ctx context.Context, choice localstore.Choice, 
 	if err != nil {
 		return nil, errors.Join(err, l.close())
 	}
-	l.nix, l.source, l.target = nix, sourceOf(nix, false), protocolTarget{nix}
+	l.nix, l.source, l.target = nix, sourceOf(nix, false), targetOf(nix)
 	if l.store != nil {
 		l.source = directSource{l.store, holderFunc(l.holdThroughNix)}
 	}

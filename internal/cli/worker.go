@@ -41,11 +41,7 @@ func openSocket(ctx context.Context, socket string, o remote.Options) (*remote.D
 
 // checkDaemonTrust refuses to send what a daemon would refuse: paths that nobody has
 // signed, for a user whom it does not trust. Which keys it trusts cannot be asked.
-func checkDaemonTrust(ctx context.Context, target protocolStore, where string, infos []*nix.PathInfo) error {
-	daemon, ok := target.(*remote.Daemon)
-	if !ok {
-		return nil
-	}
+func checkDaemonTrust(ctx context.Context, daemon *remote.Daemon, where string, infos []*nix.PathInfo) error {
 	var unsigned []*nix.PathInfo
 	for _, info := range infos {
 		if len(info.Signatures) == 0 && (info.CA == "" || info.CheckContentAddress() != nil) {
