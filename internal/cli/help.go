@@ -16,7 +16,7 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure demo [DIR…]                    the whole job on this machine alone
   copy-closure completion bash|zsh|fish
 
-HOST is [user@]host[:port] or ssh://[user@]host[:port][?remote-program=…&remote-store=…]
+HOST is [ssh://|ssh-ng://][user@]host[:port][?remote-program=…&remote-store=…]
 PATH is a store path, a path inside one, or a link into the store such as ./result
 
 Copy:
