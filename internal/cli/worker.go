@@ -33,7 +33,7 @@ func openSocket(ctx context.Context, socket string, o remote.Options) (*remote.D
 	return remote.OpenDaemon(ctx, func(ctx context.Context, _ bool) (io.ReadWriteCloser, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 		if err != nil {
-			return nil, fmt.Errorf("the Nix daemon of this machine: %w", err)
+			return nil, fmt.Errorf("the Nix daemon of this machine: %w; start it (systemctl start nix-daemon), or go past it with --store local", err)
 		}
 		return conn, nil
 	}, o)
