@@ -96,14 +96,6 @@ func (l protocolSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 	return delivery, nil
 }
 
-// A protocolTarget makes a closure.Target of a store.
-type protocolTarget struct{ protocolStore }
-
-// ValidPaths implements closure.Target.
-func (t protocolTarget) ValidPaths(ctx context.Context, paths []nix.StorePath, lock bool) ([]nix.StorePath, error) {
-	return t.protocolStore.ValidPaths(ctx, paths, lock, false)
-}
-
 // targetOf makes a closure.Target of a store.
 func targetOf(s protocolStore) closure.Target {
 	if daemon, ok := s.(*remote.Daemon); ok {
@@ -112,15 +104,12 @@ func targetOf(s protocolStore) closure.Target {
 	return protocolTarget{s}
 }
 
-// A daemonTarget can tell what its caches have.
-type daemonTarget struct {
-	protocolTarget
-	daemon *remote.Daemon
-}
+// A protocolTarget makes a closure.Target of a store.
+type protocolTarget struct{ protocolStore }
 
-// Substitutable implements closure.ForeseeingTarget.
-func (t daemonTarget) Substitutable(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
-	return t.daemon.Substitutable(ctx, paths)
+// ValidPaths implements closure.Target.
+func (t protocolTarget) ValidPaths(ctx context.Context, paths []nix.StorePath, lock bool) ([]nix.StorePath, error) {
+	return t.protocolStore.ValidPaths(ctx, paths, lock, false)
 }
 
 // Substitute implements closure.SubstitutingTarget.
@@ -138,6 +127,17 @@ func (t protocolTarget) OpenLane(ctx context.Context) (closure.TargetLane, error
 		return nil, err
 	}
 	return protocolTargetLane{lane}, nil
+}
+
+// A daemonTarget can tell what its caches have.
+type daemonTarget struct {
+	protocolTarget
+	daemon *remote.Daemon
+}
+
+// Substitutable implements closure.ForeseeingTarget.
+func (t daemonTarget) Substitutable(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
+	return t.daemon.Substitutable(ctx, paths)
 }
 
 type protocolTargetLane struct{ *remote.Lane }
