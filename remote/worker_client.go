@@ -64,14 +64,21 @@ func (d *Daemon) ask(ctx context.Context, what string, op uint64, write func(*wi
 	})
 }
 
+// A request is the same for each of many paths.
+type request struct {
+	op    uint64
+	paths []nix.StorePath
+	rest  func(*wire.Writer, nix.StorePath) // writes what follows the path; nil: nothing
+}
+
 // each sends one request for every path, and does not wait in between. The calls'
 // answers, and what became of them, go to the batch that it returns.
-func (d *Daemon) each(ctx context.Context, what string, op uint64, paths []nix.StorePath, read func(*wire.Reader, nix.StorePath) error) (*batch, error) {
-	b := newBatch(len(paths))
+func (d *Daemon) each(ctx context.Context, what string, q request, read func(*wire.Reader, nix.StorePath) error) (*batch, error) {
+	b := newBatch(len(q.paths))
 	if err := d.Greet(ctx); err != nil {
 		return b, err
 	}
-	for _, p := range paths {
+	for _, p := range q.paths {
 		k := &call{
 			what: what + " " + p.String(),
 			read: func(r *wire.Reader) error {
@@ -83,8 +90,11 @@ func (d *Daemon) each(ctx context.Context, what string, op uint64, paths []nix.S
 			done: b.done,
 		}
 		err := d.first.send(k, false, func(w *wire.Writer) error {
-			w.Uint64(op)
+			w.Uint64(q.op)
 			w.Path(p)
+			if q.rest != nil {
+				q.rest(w, p)
+			}
 			return nil
 		})
 		if err != nil {
@@ -95,12 +105,12 @@ func (d *Daemon) each(ctx context.Context, what string, op uint64, paths []nix.S
 }
 
 // all is each, and waits for all answers.
-func (d *Daemon) all(ctx context.Context, what string, op uint64, paths []nix.StorePath, read func(*wire.Reader, nix.StorePath) error) error {
-	if len(paths) == 0 {
+func (d *Daemon) all(ctx context.Context, what string, q request, read func(*wire.Reader, nix.StorePath) error) error {
+	if len(q.paths) == 0 {
 		return nil
 	}
 	d.rounds.Add(1)
-	b, err := d.each(ctx, what, op, paths, read)
+	b, err := d.each(ctx, what, q, read)
 	if err != nil {
 		return err
 	}
@@ -177,7 +187,7 @@ func (d *Daemon) ValidPaths(ctx context.Context, paths []nix.StorePath, lock, su
 
 // ensure has an old daemon try to fetch paths. That it cannot is no error.
 func (d *Daemon) ensure(ctx context.Context, paths []nix.StorePath) error {
-	err := d.all(ctx, "substitute", opEnsurePath, paths, func(r *wire.Reader, _ nix.StorePath) error {
+	err := d.all(ctx, "substitute", request{op: opEnsurePath, paths: paths}, func(r *wire.Reader, _ nix.StorePath) error {
 		return readAcknowledgement(r)
 	})
 	var far *FarError
@@ -218,7 +228,7 @@ func (d *Daemon) Substitutable(ctx context.Context, paths []nix.StorePath) ([]ni
 // Hold asks the daemon to keep paths from garbage collection until Close, and does
 // not wait for it: an error of the session shows in the next request.
 func (d *Daemon) Hold(ctx context.Context, paths []nix.StorePath) error {
-	_, err := d.each(ctx, "lock", opAddTempRoot, paths, func(r *wire.Reader, _ nix.StorePath) error {
+	_, err := d.each(ctx, "lock", request{op: opAddTempRoot, paths: paths}, func(r *wire.Reader, _ nix.StorePath) error {
 		return readAcknowledgement(r)
 	})
 	return err
@@ -228,7 +238,7 @@ func (d *Daemon) Hold(ctx context.Context, paths []nix.StorePath) error {
 // has no question about many, so they are asked one behind the other.
 func (d *Daemon) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
 	infos := make([]*nix.PathInfo, 0, len(paths))
-	err := d.all(ctx, "ask for the path info of", opQueryPathInfo, paths, func(r *wire.Reader, p nix.StorePath) error {
+	err := d.all(ctx, "ask for the path info of", request{op: opQueryPathInfo, paths: paths}, func(r *wire.Reader, p nix.StorePath) error {
 		if !r.Bool() {
 			return r.Err()
 		}
@@ -267,7 +277,7 @@ func readWorkerInfo(r *wire.Reader, dir nix.StoreDir, p nix.StorePath) *nix.Path
 // ValidOutputs returns those outputs of derivations that are valid.
 func (d *Daemon) ValidOutputs(ctx context.Context, derivations []nix.StorePath) ([]nix.StorePath, error) {
 	var outputs []nix.StorePath
-	err := d.all(ctx, "ask for the outputs of", opQueryDerivationOutputMap, derivations, func(r *wire.Reader, _ nix.StorePath) error {
+	err := d.all(ctx, "ask for the outputs of", request{op: opQueryDerivationOutputMap, paths: derivations}, func(r *wire.Reader, _ nix.StorePath) error {
 		for range r.Count(serverMaxOutputs) {
 			r.String(wire.MaxField)
 			if out := r.OptionalPath(d.dir); !out.IsZero() {
@@ -307,6 +317,21 @@ func (d *Daemon) Trust(ctx context.Context) (Trust, error) {
 		return TrustUnknown, nil
 	}
 	return TrustUnknown, err
+}
+
+// AddSignatures adds those of infos to what the daemon knows of the same paths, which
+// it does not check. Daemons before Nix 2.17 refuse it to users whom they do not trust.
+func (d *Daemon) AddSignatures(ctx context.Context, infos []*nix.PathInfo) error {
+	paths := make([]nix.StorePath, len(infos))
+	byPath := make(map[nix.StorePath][]string, len(infos))
+	for i, info := range infos {
+		paths[i], byPath[info.Path] = info.Path, info.Signatures
+	}
+	return d.all(ctx, "sign", request{
+		op:    opAddSignatures,
+		paths: paths,
+		rest:  func(w *wire.Writer, p nix.StorePath) { w.Strings(byPath[p]) },
+	}, func(r *wire.Reader, _ nix.StorePath) error { return readAcknowledgement(r) })
 }
 
 func (d *Daemon) awaitTrust(ctx context.Context) (Trust, error) {

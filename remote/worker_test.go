@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -232,6 +233,37 @@ func TestDaemonHoldsAndOutputs(t *testing.T) {
 	outputs, err := d.ValidOutputs(t.Context(), []nix.StorePath{drv.Info.Path})
 	if err != nil || len(outputs) != 1 || outputs[0] != out.Info.Path {
 		t.Errorf("ValidOutputs = %v, %v; want %s", outputs, err, out.Info.Path)
+	}
+}
+
+// TestDaemonSigns adds signatures, one of them to a path that is not there.
+func TestDaemonSigns(t *testing.T) {
+	c := nixtest.Chain(3)
+	h := &daemonHost{store: nixtest.NewStore(c[0], c[2]), options: serverWriter}
+	d := openDaemon(t, h.open)
+	infos := c.Infos()
+	for _, info := range infos {
+		info.Signatures = []string{"key-1:c2lnbmF0dXJl"}
+	}
+	if err := d.AddSignatures(t.Context(), infos); !errors.Is(err, nix.ErrNotValid) || !strings.Contains(err.Error(), c[1].Info.Path.String()) {
+		t.Errorf("AddSignatures: %v, want an error that names %s", err, c[1].Info.Path)
+	}
+	there, err := d.PathInfos(t.Context(), c.Paths())
+	if err != nil || len(there) != 2 {
+		t.Fatalf("PathInfos = %v, %v", there, err)
+	}
+	for _, info := range there {
+		if len(info.Signatures) != 1 {
+			t.Errorf("%s has the signatures %q", info.Path, info.Signatures)
+		}
+	}
+}
+
+// TestDaemonForesees asks a daemon without caches what they have.
+func TestDaemonForesees(t *testing.T) {
+	d := openDaemon(t, (&daemonHost{store: nixtest.NewStore()}).open)
+	if found, err := d.Substitutable(t.Context(), nixtest.Chain(3).Paths()); len(found) > 0 || err != nil {
+		t.Errorf("Substitutable = %v, %v", found, err)
 	}
 }
 

@@ -192,6 +192,9 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	if err := r.copy(ctx, plan, e, caches); err != nil {
 		return err
 	}
+	if err := r.signThere(ctx, plan, e); err != nil {
+		return err
+	}
 	result := &copyResult{Sent: len(plan.Send), SentBytes: plan.SendBytes(), Fetched: len(plan.Fetch)}
 	if err := e.rooted.makeRoots(ctx, r.roots, plan.Roots, result); err != nil {
 		return err

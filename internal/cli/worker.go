@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 
+	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
 )
@@ -86,3 +88,51 @@ func (e *untrustedUserError) Error() string {
 }
 
 func (e *untrustedUserError) Unwrap() error { return nix.ErrNotTrusted }
+
+// signThere adds signatures of --sign-with to paths that a daemon had already, where
+// they are the same as ours. That it cannot be done is no reason to fail.
+func (r *copyRun) signThere(ctx context.Context, plan *closure.Plan, e ends) error {
+	target, ok := e.target.(daemonTarget)
+	if !ok || len(r.signWith) == 0 || len(plan.Present) == 0 {
+		return nil
+	}
+	unsigned, err := r.missingSignatures(ctx, plan.Present, e.source, target.daemon)
+	if err != nil {
+		return err
+	}
+	if err := target.daemon.AddSignatures(ctx, unsigned); err != nil {
+		r.log.Warn("paths that were there already were not signed there", "paths", len(unsigned), "reason", err)
+	}
+	return nil
+}
+
+// missingSignatures returns infos of paths with the signatures that the daemon lacks.
+func (r *copyRun) missingSignatures(ctx context.Context, paths []nix.StorePath, source closure.Source, daemon *remote.Daemon) ([]*nix.PathInfo, error) {
+	ours, err := source.PathInfos(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	if err := signInFlight(ours, r.signWith); err != nil {
+		return nil, err
+	}
+	there, err := daemon.PathInfos(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[nix.StorePath]*nix.PathInfo, len(there))
+	for _, info := range there {
+		known[info.Path] = info
+	}
+	var unsigned []*nix.PathInfo
+	for _, info := range ours {
+		theirs := known[info.Path]
+		if theirs == nil || theirs.NARHash != info.NARHash {
+			continue // a signature of other contents would be worth nothing
+		}
+		info.Signatures = slices.DeleteFunc(info.Signatures, func(sig string) bool { return slices.Contains(theirs.Signatures, sig) })
+		if len(info.Signatures) > 0 {
+			unsigned = append(unsigned, info)
+		}
+	}
+	return unsigned, nil
+}
