@@ -6,15 +6,15 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure [options] --to HOST PATH…      push from this machine
   copy-closure [options] --from HOST PATH…    pull to this machine
   copy-closure plan [--html FILE] --to|--from HOST PATH…    what a copy would do
-  copy-closure fetch [--from-cache URL] PATH…      take from binary caches alone
-  copy-closure serve [--read-only|--write [--trust-client]] [--store URI]
-  copy-closure cache serve [--listen ADDR] [DIR | --store URI]
-  copy-closure cache push|info|ls|verify|delete …  make, look at and change caches
-  copy-closure channel publish --to URL --name NAME EXPRESSIONS… [PATH…]
-  copy-closure store add|info|ls|closure|verify|delete|add-root|set-profile …
-  copy-closure key generate|public …, sign|verify …    keys, signatures of local paths
+  copy-closure fetch [--from-cache URL] PATH…    take from binary caches alone
   copy-closure demo [DIR…]                    the whole job on this machine alone
-  copy-closure completion bash|zsh|fish
+
+Other commands; --help behind each of them tells more:
+  store      add, info, ls, closure, verify, delete, add-root, set-profile
+  cache      push, serve, info, ls, verify, delete
+  channel    publish
+  key        generate, public; sign and verify are about paths of the local store
+  serve      the far end of a copy; completion bash|zsh|fish
 
 HOST is [ssh://|ssh-ng://][user@]host[:port][?remote-program=…&remote-store=…]
 PATH is a store path, a path inside one, or a link into the store such as ./result
@@ -37,7 +37,7 @@ Connection:
   --sessions N           sessions side by side (default: as the link needs)
   --bwlimit RATE         at most RATE bytes a second (500K, 2M)
   --compress HOW         auto (default), none, or gzip, which is ssh -C
-  --delta HOW            to copy-closure there: auto (default: on far links), always, never
+  --delta HOW            send what changed: auto (default: on far links), always, never
 Output:
   -v, --verbose          show steps and round trips; twice: the protocol
   -q, --quiet            errors only
