@@ -40,8 +40,7 @@ Connection:
   --delta HOW            send what changed: auto (default: on far links), always, never
 Output:
   -v, --verbose          show steps and round trips; twice: the protocol
-  -q, --quiet            errors only
-  --json                 print plan and result as one JSON object
+  -q, --quiet; --json    errors only; print plan and result as one JSON object
   --progress HOW         auto (default), bar, plain or none
   -h, --help; --version
 
