@@ -166,11 +166,13 @@ func cmdSshd(s script, args []string) error {
 	pipe := flags.Bool("pipe", false, "")
 	space := flags.Bool("namespace", false, "")
 	readOnly := flags.Bool("ro", false, "")
+	flags.BoolVar(&config.NoSFTP, "no-sftp", false, "")
+	noExec := flags.Bool("noexec", false, "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro]] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec]] [-no-sftp] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++
@@ -191,6 +193,9 @@ func cmdSshd(s script, args []string) error {
 			return err
 		}
 		config.Prefix = n.Command()
+		if *noExec {
+			config.Prefix = n.Command(harness.NoExec(filepath.Join(config.Dir, ".cache"))...)
+		}
 		config.Env = append(n.Env(), "HOME="+config.Dir, "PATH="+path)
 	}
 	return s.startSshd(config, *pipe)

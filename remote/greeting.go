@@ -77,7 +77,7 @@ func findMagic(r *wire.Reader, number uint64) (prelude, error) {
 	for len(text) < maxPrelude {
 		b, err := r.Raw().ReadByte()
 		if err != nil {
-			return p, &preludeError{text: p.noise + string(text), missing: p.program == missingProgram, err: err}
+			return p, &preludeError{text: p.noise + string(text), bare: parseMissing(p.program), err: err}
 		}
 		text = append(text, b)
 		switch {
@@ -109,23 +109,20 @@ func (p *prelude) addLine(line string) {
 	}
 }
 
-// missingProgram is what the start script says in place of a program.
-const missingProgram = "none"
-
 // A preludeError says that no server ever spoke.
 type preludeError struct {
-	protocol string // which was expected
-	text     string // what came instead
-	endless  bool   // and would not stop
-	missing  bool   // the start script found no program
-	err      error  // of reading
-	cause    error  // how the far program ended, where it told
+	protocol string         // which was expected
+	text     string         // what came instead
+	endless  bool           // and would not stop
+	bare     *BareHostError // the start script found no program
+	err      error          // of reading
+	cause    error          // how the far program ended, where it told
 }
 
 func (e *preludeError) Error() string {
 	switch {
-	case e.missing:
-		return "there is neither copy-closure nor nix-store on the far end, in PATH or the usual profile directories; install one of them there, or say where it is with ?remote-program=PATH"
+	case e.bare != nil:
+		return e.bare.Error()
 	case e.text != "":
 		text := "the far end does not speak Nix's " + e.protocol + "; it printed " + quoteForeign(e.text) +
 			" (a login banner or shell start-up file may be in the way)"
@@ -139,4 +136,9 @@ func (e *preludeError) Error() string {
 	return "the far end closed the connection before it said anything"
 }
 
-func (e *preludeError) Unwrap() []error { return []error{e.err, e.cause} }
+func (e *preludeError) Unwrap() []error {
+	if e.bare != nil {
+		return []error{e.bare}
+	}
+	return []error{e.err, e.cause}
+}

@@ -30,6 +30,8 @@ type FarEnd struct {
 	Program string // as Nix's remote-program: given to the shell as it is; empty: search
 	Store   string // as Nix's remote-store; empty: the program's default
 	Access  Access
+	Agents  []Agent // programs of ours that an earlier Bootstrap may have left there
+	Prefer  bool    // take one of them also where Nix is
 }
 
 // Open starts a far end on host. It does not wait for an answer: the far end's
@@ -61,8 +63,7 @@ func (f FarEnd) startCommand() string {
 		}
 		return command
 	}
-	return "exec /bin/sh -c " + Quote(fmt.Sprintf(startScript, f.arguments("copy-closure"), f.arguments("nix-store"))) +
-		" sh" + quoteAfterSpace(f.Store)
+	return "exec /bin/sh -c " + Quote(f.startScript()) + " sh" + quoteAfterSpace(f.Store)
 }
 
 // searchPath adds the directories where Nix and copy-closure usually are. It holds
@@ -70,10 +71,21 @@ func (f FarEnd) startCommand() string {
 const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin; do PATH="$PATH:$d"; done; export PATH
 `
 
-// startScript finds the best program and starts it behind the marker line.
-const startScript = searchPath + `if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; export ` + PeerVariable + `=` + PeerAsks + `; exec copy-closure %s ${1:+--store "$1"}; fi
-if command -v nix-store >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-store)"; exec nix-store %s ${1:+--store "$1"}; fi
-echo "` + marker + missingProgram + `"; exit 127`
+// startLine is a line of the start script: it starts a program, where there is one,
+// behind the marker line.
+const startLine = `if command -v %[1]s >/dev/null 2>&1; then echo "` + marker + `$(command -v %[1]s)"; exec %[1]s %[2]s ${1:+--store "$1"}; fi
+`
+
+// startScript finds the best program and starts it. Nix's own comes before an agent
+// that was left there, which knows nothing of a Nix, unless that is preferred.
+func (f FarEnd) startScript() string {
+	ours := fmt.Sprintf(startLine, "copy-closure", f.arguments("copy-closure"))
+	nix := fmt.Sprintf(startLine, "nix-store", f.arguments("nix-store"))
+	if f.Prefer {
+		nix = ""
+	}
+	return searchPath + "export " + PeerVariable + "=" + PeerAsks + "\n" + ours + nix + f.agentScript() + missingLine
+}
 
 // Command is a command line for a login shell that runs script in /bin/sh, with
 // the directories in PATH where a far end is searched, and args as $1, $2 and so on.
@@ -117,8 +129,6 @@ func programName(command string) string {
 	return last[strings.LastIndexByte(last, '/')+1:]
 }
 
-func isOurs(name string) bool { return name == "copy-closure" }
-
 // arguments are those that make a program serve, by its name.
 func (f FarEnd) arguments(name string) string {
 	ours := isOurs(name)
@@ -132,6 +142,9 @@ func (f FarEnd) arguments(name string) string {
 	}
 	return "--serve --write"
 }
+
+// isOurs reports whether a program is copy-closure, installed or uploaded.
+func isOurs(name string) bool { return name == "copy-closure" || strings.HasPrefix(name, agentPrefix) }
 
 func quoteAfterSpace(word string) string {
 	if word == "" {

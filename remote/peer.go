@@ -42,8 +42,8 @@ const joinMagic = 0x016e696f6a6363 // "ccjoin\x01\x00"
 // goodbye is how long Close tries to take leave.
 const goodbye = time.Second
 
-// TokenSize is the length of the secret by which a further lane finds its bundle.
-const TokenSize = 16
+// tokenSize is the length of the secret by which a further lane finds its bundle.
+const tokenSize = 16
 
 // A window is how far the sender may be ahead of the reader at the other side.
 const (
@@ -86,7 +86,7 @@ func parseOffer(text string) offer {
 		case word == "in-order":
 			o.inOrder = true
 		case join:
-			if b, err := hex.DecodeString(token); err == nil && len(b) == TokenSize {
+			if b, err := hex.DecodeString(token); err == nil && len(b) == tokenSize {
 				o.token = b
 			}
 		}

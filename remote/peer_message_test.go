@@ -72,7 +72,7 @@ func FuzzPathInfoMessage(f *testing.F) {
 }
 
 func TestOffer(t *testing.T) {
-	token := bytes.Repeat([]byte{7}, TokenSize)
+	token := bytes.Repeat([]byte{7}, tokenSize)
 	for _, o := range []offer{{version: 1}, {version: 2, inOrder: true}, {version: 1, token: token}} {
 		line, ok := strings.CutPrefix(o.line(), offerMarker)
 		if got := parseOffer(line); !ok || got.version != o.version || got.inOrder != o.inOrder || !bytes.Equal(got.token, o.token) {

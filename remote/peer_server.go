@@ -379,9 +379,9 @@ func (p *peerServer) give(ctx context.Context, out *channelWriter, i item) error
 	return err
 }
 
-// ReadToken reads what a further lane begins with, and no byte beyond.
-func ReadToken(r io.Reader) ([]byte, error) {
-	hello := make([]byte, 8+TokenSize)
+// readToken reads what a further lane begins with, and no byte beyond.
+func readToken(r io.Reader) ([]byte, error) {
+	hello := make([]byte, 8+tokenSize)
 	if _, err := io.ReadFull(r, hello); err != nil {
 		return nil, fmt.Errorf("read the token of a further session: %w", err)
 	}

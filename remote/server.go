@@ -63,7 +63,7 @@ type Substituter interface {
 
 // A Meeting is where further sessions of a client find the first.
 type Meeting interface {
-	// Token is the secret of TokenSize bytes that they name.
+	// Token is the secret of tokenSize bytes that they name.
 	Token() []byte
 	// Accept waits for the streams of one; its error is final.
 	Accept() (io.ReadWriteCloser, error)

@@ -10,7 +10,7 @@ import (
 // workerScript starts a daemon's standard input and output behind the marker line.
 const workerScript = searchPath + `if command -v nix-daemon >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-daemon)"; exec nix-daemon --stdio ${1:+--store "$1"}; fi
 if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; exec copy-closure %s ${1:+--store "$1"}; fi
-echo "` + marker + missingProgram + `"; exit 127`
+` + missingFacts + missingLine
 
 // OpenDaemonOn starts nix-daemon --stdio on host, or ours if that is not there, and
 // does not wait for an answer.

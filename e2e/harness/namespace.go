@@ -39,6 +39,12 @@ const namespaceScript = `mount --bind "$1" /nix && shift && exec "$@"`
 const readOnlyScript = `mount --bind "$1" /nix && shift &&
 mount --bind /nix/store /nix/store && mount -o remount,bind,ro /nix/store && exec "$@"`
 
+// NoExec returns the beginning of a command line for use inside of a namespace:
+// programs in dir cannot be started from then on.
+func NoExec(dir string) []string {
+	return []string{"sh", "-c", `mkdir -p "$0" && mount -t tmpfs -o noexec,mode=700 tmpfs "$0" && exec "$@"`, dir}
+}
+
 // confDir is where Nix's configuration lies inside of the namespace, where
 // every user can read it.
 const confDir = "/nix/etc"

@@ -47,6 +47,8 @@ type SshdConfig struct {
 	// command's own, as a careless .bashrc does. Not together with
 	// ForceCommand.
 	Noise string
+	// NoSFTP leaves the SFTP subsystem out.
+	NoSFTP bool
 	// Options are further lines of sshd_config, in front of all others.
 	Options []string
 	// Prefix is a command that starts sshd, for example one of [Namespace].
@@ -190,7 +192,9 @@ func (s *Sshd) sshdConfig(port int) string {
 	add("PasswordAuthentication no")
 	add("KbdInteractiveAuthentication no")
 	add("MaxStartups 100")
-	add("Subsystem sftp internal-sftp")
+	if !s.config.NoSFTP {
+		add("Subsystem sftp internal-sftp")
+	}
 	if s.config.MaxSessions > 0 {
 		add("MaxSessions %d", s.config.MaxSessions)
 	}

@@ -109,12 +109,9 @@ func (r *copyRun) doPush(ctx context.Context) (err error) {
 		return &notInSourceError{err}
 	}
 	r.log.Info("walked the closure", "paths", len(all.Paths), "after", ui.Seconds(time.Since(r.started)))
-	far, err := r.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer far.close()
-	return r.transfer(ctx, all, ends{local.source, targetOf(far.protocolStore), far, local, far})
+	return r.atFar(ctx, func(far *farEnd) error {
+		return r.transfer(ctx, all, ends{local.source, far.target(), far, local, far})
+	})
 }
 
 // doPull connects, and then walks there.
@@ -124,21 +121,18 @@ func (r *copyRun) doPull(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
-	far, err := r.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer far.close()
-	roots, err := far.resolve(ctx, r.args, local)
-	if err != nil {
-		return err
-	}
-	source := far.source(ctx, r.outputs, r.log)
-	all, err := r.walk(ctx, source, roots)
-	if err != nil {
-		return &notInSourceError{err}
-	}
-	return r.transfer(ctx, all, ends{source, local.target, local, local, far})
+	return r.atFar(ctx, func(far *farEnd) error {
+		roots, err := far.resolve(ctx, r.args, local)
+		if err != nil {
+			return err
+		}
+		source := far.source(ctx, r.outputs, r.log)
+		all, err := r.walk(ctx, source, roots)
+		if err != nil {
+			return &notInSourceError{err}
+		}
+		return r.transfer(ctx, all, ends{source, local.target, local, local, far})
+	})
 }
 
 func (r *copyRun) walk(ctx context.Context, source closure.Source, roots []nix.StorePath) (*closure.Closure, error) {
@@ -181,7 +175,9 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	if err := signInFlight(moving, r.signWith); err != nil {
 		return err
 	}
-	r.tell(e.far)
+	if !e.far.empty {
+		r.tell(e.far)
+	}
 	report := &copyReport{Host: r.host.name, Pull: r.pull, DryRun: r.terms.DryRun, Plan: reportPlan(plan)}
 	if r.terms.DryRun {
 		return r.printDryRun(all, plan, report)

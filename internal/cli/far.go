@@ -22,7 +22,9 @@ type farEnd struct {
 	peer  *remote.Peer  // nil while, or where, only Nix's protocols are spoken
 	host  *hostURI
 	conn  transport.Conn
-	execs int // round trips of further commands
+	end   remote.FarEnd
+	empty bool // a dry run found no program there
+	execs int  // round trips of further commands
 
 	further []*remote.Store // sessions beside those of the copy
 }
@@ -33,6 +35,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 	if err != nil {
 		return nil, err
 	}
+	agents := r.findAgents()
 	conn, err := transport.Dial(ctx, r.host.destination, transport.Options{
 		Program:    r.ssh,
 		SSHOptions: words,
@@ -50,18 +53,31 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		conn.Reserve(mostLanes)
 	}
 	far := &farEnd{host: r.host, conn: conn}
-	end := remote.FarEnd{Program: r.host.program, Store: r.host.store, Access: r.access()}
-	options := remote.Options{StoreDir: storeDir(), Spread: spread(conn), Logger: r.log}
-	if r.host.worker {
-		err = r.openWorker(ctx, far, end, options)
-	} else {
-		far.protocolStore, err = remote.Open(ctx, farHost{conn}, end, options)
+	far.end = remote.FarEnd{
+		Program: r.host.program,
+		Store:   r.host.store,
+		Access:  r.access(),
+		Agents:  <-agents,
+		Prefer:  r.bootstrap == bootstrapAlways,
 	}
-	if err != nil {
+	if err := r.openFar(ctx, far); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return far, nil
+}
+
+// openFar starts the program at the far end.
+func (r *copyRun) openFar(ctx context.Context, far *farEnd) (err error) {
+	if r.host.worker {
+		return r.openWorker(ctx, far, far.end, r.farOptions(far))
+	}
+	far.protocolStore, err = remote.Open(ctx, farHost{far.conn}, far.end, r.farOptions(far))
+	return err
+}
+
+func (r *copyRun) farOptions(far *farEnd) remote.Options {
+	return remote.Options{StoreDir: storeDir(), Spread: spread(far.conn), Logger: r.log}
 }
 
 // prompter asks the person at the terminal, if there is one.

@@ -33,6 +33,7 @@ func copyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "compress", Value: "auto", Usage: "auto, none, or gzip (`ssh -C`)"},
 		&cli.StringFlag{Name: "delta", Value: "auto", Usage: "send what differs from paths that are there: auto (on far links), always or never"},
 		&cli.StringFlag{Name: "ssh", Value: "auto", Usage: "`WHICH` client: auto, builtin or openssh"},
+		&cli.StringFlag{Name: "bootstrap", Value: "ask", Usage: "upload copy-closure to a host without it and without Nix: `WHEN` is ask, auto, never, or always (a host with Nix, too)"},
 		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, bar, plain or none"},
 		&cli.BoolFlag{Name: "version", Usage: "print the version"},
 		&cli.BoolFlag{Name: "json", Usage: "print plan and result as one JSON object"},

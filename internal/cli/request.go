@@ -29,6 +29,7 @@ type copyRequest struct {
 	compress  string
 	delta     string // auto, always or never
 	gzip      bool
+	bootstrap bootstrapMode
 	roots     rootRequest
 	json      bool
 	html      string // file for the page of a plan
@@ -48,6 +49,7 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 		checkSigs: !c.Bool("no-check-sigs") && !compatible,
 		sessions:  c.Int("sessions"),
 		ssh:       c.String("ssh"),
+		bootstrap: bootstrapMode(c.String("bootstrap")),
 		roots:     rootRequest{links: c.StringSlice("add-root"), profile: c.String("profile")},
 		json:      c.Bool("json"),
 		quiet:     c.Bool("quiet"),
@@ -149,6 +151,11 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 	case "auto", "builtin", "openssh":
 	default:
 		return usagef("--ssh is auto, builtin or openssh, not %q", r.ssh)
+	}
+	switch r.bootstrap {
+	case bootstrapAsk, bootstrapAuto, bootstrapAlways, bootstrapNever:
+	default:
+		return usagef("--bootstrap is ask, auto, always or never, not %q", r.bootstrap)
 	}
 	const most = 64
 	if r.sessions < 0 || r.sessions > most {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,7 +49,7 @@ func (p *program) serveCommand() *cli.Command {
 			}
 			r.daemon = r.daemon || asksForDaemon(asked)
 			if peerWish() == remote.PeerJoins {
-				return joinLane(os.Stdin, os.Stdout)
+				return remote.JoinLane(os.Stdin, os.Stdout)
 			}
 			return p.serve(c.Context, r)
 		},
@@ -170,7 +169,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		return err
 	}
 	defer b.local.close()
-	stream, err := standardStreams()
+	stream, err := remote.StandardStreams()
 	if err != nil {
 		return err
 	}
@@ -189,7 +188,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	}
 	if peerWish() == remote.PeerAsks {
 		options.Peer = true
-		if m, err := newMeeting(); err == nil {
+		if m, err := remote.NewMeeting(); err == nil {
 			options.Meeting = m
 			defer m.Close()
 		} else {
@@ -225,23 +224,6 @@ func becomeNix(daemon bool, uri string) error {
 	}
 	return fmt.Errorf("serve through Nix: %w", syscall.Exec(file, args, os.Environ()))
 }
-
-// A stdio is the stream to the client.
-type stdio struct{ in, out *os.File }
-
-// standardStreams makes our standard input one whose Read ends when it is closed,
-// and a client that goes away an error instead of a signal that kills us.
-func standardStreams() (*stdio, error) {
-	signal.Ignore(syscall.SIGPIPE)
-	if err := syscall.SetNonblock(int(os.Stdin.Fd()), true); err != nil {
-		return nil, fmt.Errorf("standard input: %w", err)
-	}
-	return &stdio{os.NewFile(os.Stdin.Fd(), "standard input"), os.Stdout}, nil
-}
-
-func (s *stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
-func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
-func (s *stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }
 
 // A backend is the store of this end as the server wants it.
 type backend struct {

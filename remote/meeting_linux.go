@@ -1,4 +1,4 @@
-package cli
+package remote
 
 import (
 	"crypto/rand"
@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/copy-closure/copy-closure/remote"
 )
 
 // A meeting takes in the further sessions of a client: their processes hand over the
@@ -28,8 +26,9 @@ type meeting struct {
 // joinTime is how long a process has to hand its streams over.
 const joinTime = 5 * time.Second
 
-func newMeeting() (remote.Meeting, error) {
-	m := &meeting{token: make([]byte, remote.TokenSize)}
+// NewMeeting returns the meeting of a server with the further sessions of its client.
+func NewMeeting() (Meeting, error) {
+	m := &meeting{token: make([]byte, tokenSize)}
 	rand.Read(m.token)
 	var err error
 	m.socket, err = net.ListenUnix("unix", meetingPlace(m.token))
@@ -45,13 +44,13 @@ func meetingPlace(token []byte) *net.UnixAddr {
 	return &net.UnixAddr{Net: "unix", Name: "@copy-closure-" + hex.EncodeToString(sum[:16])}
 }
 
-// Token implements remote.Meeting.
+// Token implements Meeting.
 func (m *meeting) Token() []byte { return m.token }
 
-// Close implements remote.Meeting.
+// Close implements Meeting.
 func (m *meeting) Close() error { return m.socket.Close() }
 
-// Accept implements remote.Meeting.
+// Accept implements Meeting.
 func (m *meeting) Accept() (io.ReadWriteCloser, error) {
 	for {
 		conn, err := m.socket.AcceptUnix()
@@ -72,7 +71,7 @@ func (m *meeting) takeOver(conn *net.UnixConn) (*handedOver, error) {
 		return nil, err
 	}
 	conn.SetDeadline(time.Now().Add(joinTime))
-	token := make([]byte, remote.TokenSize)
+	token := make([]byte, tokenSize)
 	rights := make([]byte, unix.CmsgSpace(2*4))
 	n, oobn, _, _, err := conn.ReadMsgUnix(token, rights)
 	if err != nil {
@@ -148,10 +147,10 @@ type handedOver struct {
 // Close lets the process end.
 func (h *handedOver) Close() error { return errors.Join(h.stdio.Close(), h.conn.Close()) }
 
-// joinLane hands this process's streams to the one that serves the first session of
+// JoinLane hands this process's streams to the one that serves the first session of
 // the client, and waits until that is done with them.
-func joinLane(in, out *os.File) error {
-	token, err := remote.ReadToken(in)
+func JoinLane(in, out *os.File) error {
+	token, err := readToken(in)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/ui"
+	"github.com/copy-closure/copy-closure/remote"
+	"github.com/copy-closure/copy-closure/transport"
+)
+
+// A bootstrapMode says when copy-closure may be uploaded.
+type bootstrapMode string
+
+const (
+	bootstrapAsk    bootstrapMode = "ask"
+	bootstrapAuto   bootstrapMode = "auto"
+	bootstrapAlways bootstrapMode = "always"
+	bootstrapNever  bootstrapMode = "never"
+)
+
+// systems are the names by which uname -sm knows what Go builds for.
+var systems = map[string]string{
+	"linux-amd64":   "Linux x86_64",
+	"linux-arm64":   "Linux aarch64",
+	"linux-riscv64": "Linux riscv64",
+	"linux-ppc64le": "Linux ppc64le",
+	"linux-s390x":   "Linux s390x",
+	"darwin-amd64":  "Darwin x86_64",
+	"darwin-arm64":  "Darwin arm64",
+}
+
+// agentFile begins the names of the files that build-agents.sh makes.
+const agentFile = "copy-closure-agent-"
+
+// findAgents finds the programs that could be uploaded, while the caller logs in: to
+// hash them takes a moment.
+func (r *copyRun) findAgents() <-chan []remote.Agent {
+	found := make(chan []remote.Agent, 1)
+	go func() {
+		agents, err := agentsBeside(os.Executable())
+		if err != nil {
+			r.log.Info("no program to upload", "reason", err)
+		}
+		found <- agents
+	}()
+	return found
+}
+
+// agentsBeside finds the slim programs beside this one or in ../lib/copy-closure. For
+// machines like this one, this program itself will do.
+func agentsBeside(self string, err error) ([]remote.Agent, error) {
+	if err != nil {
+		return nil, err
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return nil, err
+	}
+	files := map[string]string{runtime.GOOS + "-" + runtime.GOARCH: self}
+	for _, dir := range []string{"../lib/copy-closure", "."} {
+		beside, err := filepath.Glob(filepath.Join(filepath.Dir(self), dir, agentFile+"*"))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range beside {
+			files[strings.TrimPrefix(filepath.Base(file), agentFile)] = file
+		}
+	}
+	var agents []remote.Agent
+	for target, file := range files {
+		system, known := systems[target]
+		if !known {
+			continue
+		}
+		agent, err := newAgent(system, file)
+		if err != nil {
+			return nil, err
+		}
+		agents = append(agents, agent)
+	}
+	slices.SortFunc(agents, func(a, b remote.Agent) int { return strings.Compare(a.System, b.System) })
+	return agents, nil
+}
+
+func newAgent(system, file string) (remote.Agent, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return remote.Agent{}, err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	size, err := io.Copy(hash, f)
+	if err != nil {
+		return remote.Agent{}, err
+	}
+	sum := hex.EncodeToString(hash.Sum(nil))
+	return remote.Agent{
+		System: system,
+		Name:   remote.AgentName(version, sum),
+		SHA256: sum,
+		Size:   size,
+		Open:   func() (io.ReadCloser, error) { return os.Open(file) },
+	}, nil
+}
+
+// atFar connects and runs f. A host that turns out to have neither us nor Nix, which
+// the first question tells before anything has changed, gets a program if that is
+// wanted, and f runs once more.
+func (r *copyRun) atFar(ctx context.Context, f func(*farEnd) error) error {
+	far, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer far.close()
+	err = f(far)
+	bare, ok := errors.AsType[*remote.BareHostError](err)
+	if !ok || r.bootstrap == bootstrapNever {
+		return err
+	}
+	if err := r.bootstrapFar(ctx, far, bare); err != nil {
+		return err
+	}
+	return f(far)
+}
+
+// bootstrapFar uploads a program and starts it, with the consent that it takes.
+func (r *copyRun) bootstrapFar(ctx context.Context, far *farEnd, bare *remote.BareHostError) error {
+	if r.terms.DryRun {
+		if r.pull {
+			return bare
+		}
+		r.log.Warn("there is neither copy-closure nor Nix on the far end: to copy, copy-closure would be uploaded first")
+		far.empty = true
+		return nil
+	}
+	agent, err := agentOf(far.end.Agents, bare.System)
+	if err != nil {
+		return err
+	}
+	if err := r.consent(ctx, agent, bare); err != nil {
+		return err
+	}
+	far.protocolStore.Close()
+	far.execs += 6 // to find a place, to open SFTP and a file, to end it
+	far.protocolStore, err = remote.Bootstrap(ctx, farHost{far.conn}, far.end, bare, r.farOptions(far))
+	return err
+}
+
+// agentOf returns the program for a kind of machine, or what to do for it.
+func agentOf(agents []remote.Agent, system string) (remote.Agent, error) {
+	for _, a := range agents {
+		if a.System == system {
+			return a, nil
+		}
+	}
+	for target, name := range systems {
+		if name == system {
+			return remote.Agent{}, fmt.Errorf("the far end, %s, has neither copy-closure nor Nix, and %s%s is not beside this program; make it with: ./build-agents.sh DIRECTORY %s",
+				system, agentFile, target, strings.Replace(target, "-", "/", 1))
+		}
+	}
+	return remote.Agent{}, fmt.Errorf("the far end, %q, has neither copy-closure nor Nix, and copy-closure does not run on such machines", system)
+}
+
+// consent asks the person at the terminal where that was not decided.
+func (r *copyRun) consent(ctx context.Context, agent remote.Agent, bare *remote.BareHostError) error {
+	what := fmt.Sprintf("upload copy-closure (%s) to %s on %s", ui.Bytes(agent.Size), bare.Cache, r.host.name)
+	if bare.Root {
+		what += ", and make the store /nix there"
+	}
+	if r.bootstrap != bootstrapAsk {
+		r.log.Info("no program at the far end: "+what, "bootstrap", string(r.bootstrap))
+		return nil
+	}
+	ask := prompter()
+	if ask == nil {
+		return fmt.Errorf("%w. With --bootstrap auto this would %s", bare, what)
+	}
+	yes, err := ask.Confirm(ctx, fmt.Sprintf("There is neither copy-closure nor Nix on %s. May I %s?", r.host.name, what))
+	if err != nil {
+		return err
+	}
+	if !yes {
+		return bare
+	}
+	return nil
+}
+
+// target is where a push goes: to the far end, or to nothing in a dry run that found
+// no far end.
+func (f *farEnd) target() closure.Target {
+	if f.empty {
+		return emptyTarget{}
+	}
+	return targetOf(f.protocolStore)
+}
+
+// Upload implements remote.UploadHost: by SFTP, or through the shell where there is
+// none.
+func (h farHost) Upload(ctx context.Context, name string, r io.Reader) error {
+	files, err := transport.OpenSFTP(ctx, h.conn)
+	if errors.Is(err, transport.ErrNoSFTP) {
+		return h.uploadThroughShell(ctx, name, r)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(files.WriteFile(name, r, 0o600), files.Close())
+}
+
+func (h farHost) uploadThroughShell(ctx context.Context, name string, r io.Reader) error {
+	stream, err := h.conn.Start(ctx, remote.Command(`umask 077; exec cat >"$1"`, name))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(stream, r)
+	if err == nil {
+		err = stream.CloseWrite()
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, stream) // to the program's end, however long the link takes
+	}
+	return errors.Join(err, stream.Close())
+}
