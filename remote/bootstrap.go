@@ -79,7 +79,7 @@ func (f FarEnd) agentScript() string {
 	b.WriteString(`esac
 if [ -n "$a" ] && own "$c" && own "$c/$a"; then case $(sum "$c/$a") in "$h"*|"") touch -c "$c/$a"; echo "` + marker + `$c/$a"
 [ "$u" != 0 ] || [ -n "$1" ] || set -- local
-exec "$c/$a" ` + f.arguments(agentPrefix) + ` ${1:+--store "$1"};; esac; fi
+exec "$c/$a" ` + f.Arguments(agentPrefix) + ` ${1:+--store "$1"};; esac; fi
 `)
 	return b.String()
 }
@@ -234,7 +234,7 @@ func (f FarEnd) installCommand(at place, name string, agent Agent) string {
 	if at.kept {
 		keep = "keep"
 	}
-	args := append([]string{at.dir, name, agent.Name, agent.SHA256, keep}, strings.Fields(f.arguments(agentPrefix))...)
+	args := append([]string{at.dir, name, agent.Name, agent.SHA256, keep}, strings.Fields(f.Arguments(agentPrefix))...)
 	if f.Store != "" {
 		args = append(args, "--store", f.Store)
 	}

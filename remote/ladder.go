@@ -79,8 +79,8 @@ const startLine = `if command -v %[1]s >/dev/null 2>&1; then echo "` + marker + 
 // startScript finds the best program and starts it. Nix's own comes before an agent
 // that was left there, which knows nothing of a Nix, unless that is preferred.
 func (f FarEnd) startScript() string {
-	ours := fmt.Sprintf(startLine, "copy-closure", f.arguments("copy-closure"))
-	nix := fmt.Sprintf(startLine, "nix-store", f.arguments("nix-store"))
+	ours := fmt.Sprintf(startLine, "copy-closure", f.Arguments("copy-closure"))
+	nix := fmt.Sprintf(startLine, "nix-store", f.Arguments("nix-store"))
 	if f.Prefer {
 		nix = ""
 	}
@@ -99,7 +99,7 @@ func Command(script string, args ...string) string {
 
 // command starts a program that is known to be there.
 func (f FarEnd) command(program string) string {
-	args := f.arguments(programName(program))
+	args := f.Arguments(programName(program))
 	if f.Store != "" {
 		args += " --store" + quoteAfterSpace(f.Store)
 	}
@@ -129,8 +129,8 @@ func programName(command string) string {
 	return last[strings.LastIndexByte(last, '/')+1:]
 }
 
-// arguments are those that make a program serve, by its name.
-func (f FarEnd) arguments(name string) string {
+// Arguments are the words that make a program serve, by its name.
+func (f FarEnd) Arguments(name string) string {
 	ours := isOurs(name)
 	switch {
 	case ours && f.Access == Write:

@@ -113,24 +113,47 @@ func newAgent(system, file string) (remote.Agent, error) {
 	}, nil
 }
 
-// atFar connects and runs f. A host that turns out to have neither us nor Nix, which
-// the first question tells before anything has changed, gets a program if that is
-// wanted, and f runs once more.
+// atFar connects and runs f. Where the first question finds that a program or a right
+// is missing there, and that can be mended, f runs again: nothing has changed by then.
 func (r *copyRun) atFar(ctx context.Context, f func(*farEnd) error) error {
 	far, err := r.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer far.close()
-	err = f(far)
-	bare, ok := errors.AsType[*remote.BareHostError](err)
-	if !ok || r.bootstrap == bootstrapNever {
-		return err
+	for {
+		err := f(far)
+		if err == nil {
+			return nil
+		}
+		if mended, mendErr := r.mend(ctx, far, err); !mended {
+			return mendErr
+		}
 	}
-	if err := r.bootstrapFar(ctx, far, bare); err != nil {
-		return err
+}
+
+// mend does what makes a far end answer that could not, once for each reason. Where
+// there is nothing to be done it returns err, or a better one.
+func (r *copyRun) mend(ctx context.Context, far *farEnd, err error) (mended bool, _ error) {
+	if bare, ok := errors.AsType[*remote.BareHostError](err); ok && r.bootstrap != bootstrapNever && !far.bootstrapped {
+		far.bootstrapped = true
+		if err := r.bootstrapFar(ctx, far, bare); err != nil {
+			return false, err
+		}
+		return true, nil
 	}
-	return f(far)
+	if refused := sudoRefusal(err); refused != "" && r.sudo && !far.sudoTried {
+		far.sudoTried = true
+		if err := r.mendSudo(ctx, far, refused); err != nil {
+			return false, err
+		}
+		far.protocolStore.Close()
+		if err := r.openFar(ctx, far); err != nil {
+			return false, err
+		}
+		return true, nil
+	}
+	return false, err
 }
 
 // bootstrapFar uploads a program and starts it, with the consent that it takes.
@@ -152,7 +175,7 @@ func (r *copyRun) bootstrapFar(ctx context.Context, far *farEnd, bare *remote.Ba
 	}
 	far.protocolStore.Close()
 	far.execs += 6 // to find a place, to open SFTP and a file, to end it
-	far.protocolStore, err = remote.Bootstrap(ctx, farHost{far.conn}, far.end, bare, r.farOptions(far))
+	far.protocolStore, err = remote.Bootstrap(ctx, far.farHost, far.end, bare, r.farOptions(far))
 	return err
 }
 
@@ -208,6 +231,9 @@ func (f *farEnd) target() closure.Target {
 // Upload implements remote.UploadHost: by SFTP, or through the shell where there is
 // none.
 func (h farHost) Upload(ctx context.Context, name string, r io.Reader) error {
+	if h.command != "" {
+		return h.uploadThroughShell(ctx, name, r) // SFTP is the login's
+	}
 	files, err := transport.OpenSFTP(ctx, h.conn)
 	if errors.Is(err, transport.ErrNoSFTP) {
 		return h.uploadThroughShell(ctx, name, r)
@@ -219,7 +245,7 @@ func (h farHost) Upload(ctx context.Context, name string, r io.Reader) error {
 }
 
 func (h farHost) uploadThroughShell(ctx context.Context, name string, r io.Reader) error {
-	stream, err := h.conn.Start(ctx, remote.Command(`umask 077; exec cat >"$1"`, name))
+	stream, err := h.start(ctx, remote.Command(`umask 077; exec cat >"$1"`, name))
 	if err != nil {
 		return err
 	}

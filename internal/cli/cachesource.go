@@ -233,8 +233,7 @@ type farSubstituter struct {
 func (s *farSubstituter) Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
 	if s.store == nil {
 		var err error
-		end := remote.FarEnd{Program: s.run.host.program, Store: s.run.host.store, Access: remote.Write}
-		s.store, err = remote.Open(ctx, farHost{s.far.conn}, end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
+		s.store, err = remote.Open(ctx, s.far.farHost, s.far.end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
 		if err != nil {
 			return nil, err
 		}

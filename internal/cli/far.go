@@ -18,13 +18,15 @@ import (
 // A farEnd is the store at the other end of a copy.
 type farEnd struct {
 	protocolStore
-	side  *remote.Store // beside a daemon, answers for whole closures; nil: there is none
-	peer  *remote.Peer  // nil while, or where, only Nix's protocols are spoken
-	host  *hostURI
-	conn  transport.Conn
+	side *remote.Store // beside a daemon, answers for whole closures; nil: there is none
+	peer *remote.Peer  // nil while, or where, only Nix's protocols are spoken
+	host *hostURI
+	farHost
 	end   remote.FarEnd
 	empty bool // a dry run found no program there
 	execs int  // round trips of further commands
+
+	bootstrapped, sudoTried bool // what mend has done
 
 	further []*remote.Store // sessions beside those of the copy
 }
@@ -52,7 +54,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 	if !isNear(conn) {
 		conn.Reserve(mostLanes)
 	}
-	far := &farEnd{host: r.host, conn: conn}
+	far := &farEnd{host: r.host, farHost: farHost{conn, r.become}}
 	far.end = remote.FarEnd{
 		Program: r.host.program,
 		Store:   r.host.store,
@@ -60,7 +62,13 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		Agents:  <-agents,
 		Prefer:  r.bootstrap == bootstrapAlways,
 	}
-	if err := r.openFar(ctx, far); err != nil {
+	if r.askSudo {
+		err = r.askSudoPassword(ctx, far, "--ask-sudo-password")
+	}
+	if err == nil {
+		err = r.openFar(ctx, far)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -72,7 +80,7 @@ func (r *copyRun) openFar(ctx context.Context, far *farEnd) (err error) {
 	if r.host.worker {
 		return r.openWorker(ctx, far, far.end, r.farOptions(far))
 	}
-	far.protocolStore, err = remote.Open(ctx, farHost{far.conn}, far.end, r.farOptions(far))
+	far.protocolStore, err = remote.Open(ctx, far.farHost, far.end, r.farOptions(far))
 	return err
 }
 
@@ -99,13 +107,28 @@ func (r *copyRun) access() remote.Access {
 	return remote.Write
 }
 
-// farHost lets remote start programs over a connection.
-type farHost struct{ conn transport.Conn }
+// farHost lets remote start programs over a connection, as the user who is wanted.
+type farHost struct {
+	conn transport.Conn
+	become
+}
 
 func (h farHost) Start(ctx context.Context, command string) (io.ReadWriteCloser, error) {
 	return startAbortable(ctx, func(ctx context.Context) (*transport.Session, error) {
-		return h.conn.Start(ctx, command)
+		return h.start(ctx, command)
 	})
+}
+
+// start is conn.Start as that user.
+func (h farHost) start(ctx context.Context, command string) (*transport.Session, error) {
+	session, err := h.conn.Start(ctx, h.wrap(command))
+	if err != nil || h.password == "" {
+		return session, err
+	}
+	if _, err := io.WriteString(session, h.password+"\n"); err != nil {
+		return nil, errors.Join(err, session.Close())
+	}
+	return session, nil
 }
 
 // An abortableSession can be ended without waiting for its program.
@@ -231,7 +254,7 @@ func (f *farEnd) lanesFor(plan *closure.Plan, pull bool) int {
 // output runs a command at the far end and returns what it printed.
 func (f *farEnd) output(ctx context.Context, command string) (string, error) {
 	f.execs += 2 // to open the session, and for the answer
-	session, err := f.conn.Start(ctx, command)
+	session, err := f.start(ctx, command)
 	if err != nil {
 		return "", err
 	}

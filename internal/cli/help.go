@@ -34,6 +34,8 @@ Copy:
   -p, --profile PROFILE  make the PATH a new generation of PROFILE there
 Connection:
   --ssh WHICH            auto (default), builtin or openssh; NIX_SSHOPTS is honoured
+  --sudo                 be root there, by sudo -n or with a password asked for once;
+                         --ask-sudo-password: asked first; --become-command CMD: by CMD
   --bootstrap WHEN       upload copy-closure to a host that has neither it nor Nix:
                          ask (default), auto, never; always: to one with Nix, too
   --sessions N           sessions side by side (default: as the link needs)

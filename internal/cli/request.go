@@ -30,6 +30,9 @@ type copyRequest struct {
 	delta     string // auto, always or never
 	gzip      bool
 	bootstrap bootstrapMode
+	become    become
+	sudo      bool
+	askSudo   bool // for its password, without trying first
 	roots     rootRequest
 	json      bool
 	html      string // file for the page of a plan
@@ -50,6 +53,9 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 		sessions:  c.Int("sessions"),
 		ssh:       c.String("ssh"),
 		bootstrap: bootstrapMode(c.String("bootstrap")),
+		become:    become{command: c.String("become-command")},
+		sudo:      c.Bool("sudo") || c.Bool("ask-sudo-password"),
+		askSudo:   c.Bool("ask-sudo-password"),
 		roots:     rootRequest{links: c.StringSlice("add-root"), profile: c.String("profile")},
 		json:      c.Bool("json"),
 		quiet:     c.Bool("quiet"),
@@ -151,6 +157,12 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 	case "auto", "builtin", "openssh":
 	default:
 		return usagef("--ssh is auto, builtin or openssh, not %q", r.ssh)
+	}
+	switch {
+	case r.sudo && r.become.command != "":
+		return usagef("--sudo and --become-command exclude each other")
+	case r.sudo:
+		r.become.command = sudoCommand
 	}
 	switch r.bootstrap {
 	case bootstrapAsk, bootstrapAuto, bootstrapAlways, bootstrapNever:

@@ -15,7 +15,7 @@ import (
 // openWorker starts a daemon's end of the worker protocol at the far end, and for a
 // pull a nix-store beside it.
 func (r *copyRun) openWorker(ctx context.Context, far *farEnd, end remote.FarEnd, o remote.Options) error {
-	daemon, err := remote.OpenDaemonOn(ctx, farHost{far.conn}, end, o)
+	daemon, err := remote.OpenDaemonOn(ctx, far.farHost, end, o)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func (r *copyRun) openWorker(ctx context.Context, far *farEnd, end remote.FarEnd
 	if !r.pull || !ok {
 		return nil
 	}
-	if far.side, err = remote.Open(ctx, farHost{far.conn}, side, o); err != nil {
+	if far.side, err = remote.Open(ctx, far.farHost, side, o); err != nil {
 		r.log.Info("no session for nix-store beside the daemon", "reason", err)
 	}
 	return nil
