@@ -61,6 +61,9 @@ var us = tool{name: "copy-closure", ours: true, line: func(t trial) ([]string, e
 	if t.pull {
 		args = []string{"-q", "--store", t.here.Root, "--no-check-sigs", "--from", harness.FarHost}
 	}
+	if t.wire > 0 || t.patches > 0 { // bytes are counted, on whatever link
+		args = append(args, "--delta", "always")
+	}
 	return t.lab.measured(append(args, t.closure.Roots...)...)
 }, env: sshEnv}
 

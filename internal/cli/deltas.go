@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/copy-closure/copy-closure/internal/delta"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -14,6 +16,8 @@ import (
 
 const (
 	worthADelta = 2 << 10 // bytes of a NAR
+
+	deltaMemory = 32 << 20 // bytes of NARs for which deltas are computed at once
 
 	// Of so many bytes of NARs the signatures of their bases are asked for, which
 	// are kept in memory: about half a percent.
@@ -27,7 +31,7 @@ type deltas struct {
 	bases  map[nix.StorePath]remote.Base   // over there, for paths that are to be sent
 	here   map[nix.StorePath]*nix.PathInfo // of the bases, those that are here as well
 	signed map[nix.StorePath]*signature    // by the path that is to be sent: bases only over there
-	slot   chan struct{}                   // held while a delta is computed, as that takes memory
+	memory *semaphore.Weighted             // in bytes of bases, held while a delta is computed
 }
 
 // A signature is on its way from the far end.
@@ -42,7 +46,7 @@ func newDeltas(ctx context.Context, peer *remote.Peer, store *localstore.Store, 
 		store: store, log: log,
 		here:   make(map[nix.StorePath]*nix.PathInfo),
 		signed: make(map[nix.StorePath]*signature),
-		slot:   make(chan struct{}, 1),
+		memory: semaphore.NewWeighted(deltaMemory),
 	}
 	var wants []nix.StorePath
 	for _, info := range infos {
@@ -154,8 +158,11 @@ func (d *deltas) encoder(ctx context.Context, info *nix.PathInfo) (remote.Encode
 		return nil, base.Path
 	}
 	return func(w io.Writer, nar io.Reader) error {
-		d.slot <- struct{}{}
-		defer func() { <-d.slot }()
+		release, err := d.reserve(ctx, info)
+		if err != nil {
+			return err
+		}
+		defer release()
 		stats, err := delta.EncodeAgainst(w, s.value, nar, delta.Options{})
 		d.tell(info, base.Path, stats, err)
 		s.value = nil
@@ -170,11 +177,24 @@ func (d *deltas) encode(ctx context.Context, w io.Writer, nar io.Reader, base, i
 		return err
 	}
 	defer archive.Close()
-	d.slot <- struct{}{}
-	defer func() { <-d.slot }()
+	release, err := d.reserve(ctx, info)
+	if err != nil {
+		return err
+	}
+	defer release()
 	stats, err := delta.Encode(w, archive, delta.MapReferences(base, info), nar, delta.Options{})
 	d.tell(info, base.Path, stats, err)
 	return err
+}
+
+// reserve waits until there is memory for a delta of a path, which grows with it at
+// first.
+func (d *deltas) reserve(ctx context.Context, info *nix.PathInfo) (release func(), err error) {
+	size := min(max(info.NARSize, 1<<20), deltaMemory)
+	if err := d.memory.Acquire(ctx, size); err != nil {
+		return nil, err
+	}
+	return func() { d.memory.Release(size) }, nil
 }
 
 func (d *deltas) tell(info *nix.PathInfo, base nix.StorePath, stats delta.Stats, err error) {
