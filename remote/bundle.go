@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/wire"
 )
@@ -16,6 +17,9 @@ const (
 	maxFrame    = 128 << 10 // bytes of payload
 	maxFrames   = 4096      // sent and not acknowledged, or received and not read
 	maxQueued   = 8         // full frames that wait for a lane
+
+	// lastWords is how long a lane that takes nothing any more is read.
+	lastWords = time.Second
 
 	ackFrames = 64 // an acknowledgement is due after so many frames
 )
@@ -413,15 +417,18 @@ func (b *bundle) run(r io.Reader, w io.Writer, abort func()) error {
 	}
 	b.lanes[l] = struct{}{}
 	b.mu.Unlock()
-	written := make(chan error, 1)
+	written, done := make(chan error, 1), make(chan struct{})
 	go func() {
 		err := b.writeFrames(l)
-		if err != nil {
-			abort()
+		if err != nil { // what the other side said before it went may still come
+			late := time.AfterFunc(lastWords, abort)
+			defer late.Stop()
 		}
 		written <- err
+		<-done
 	}()
 	err := b.readFrames(r)
+	close(done)
 	b.leave(l)
 	if writeErr := <-written; errors.Is(err, io.EOF) && writeErr != nil {
 		err = writeErr

@@ -275,9 +275,11 @@ func (p *Peer) receive() {
 	}
 }
 
-// fail ends everything that waits. The first cause counts.
+// fail ends everything that waits. The first cause counts, but for what the far end
+// itself says, which may be read only after its sessions were seen to end.
 func (p *Peer) fail(err error) {
 	var format *wire.FormatError
+	_, said := err.(*FarError)
 	switch {
 	case errors.Is(err, io.EOF):
 		err = &FarError{Text: "the far end closed the connection before it answered"}
@@ -285,7 +287,9 @@ func (p *Peer) fail(err error) {
 		err = fmt.Errorf("the far end broke the protocol: %w", err)
 	}
 	p.bundle.fail(err)
-	err = p.bundle.failure()
+	if !said {
+		err = p.bundle.failure()
+	}
 	p.mu.Lock()
 	if !p.ended {
 		close(p.gone)

@@ -19,7 +19,7 @@ import (
 
 // A peerHost starts our server over a pipe, one for each session.
 type peerHost struct {
-	store   *nixtest.Store
+	backend remote.Backend
 	options remote.ServerOptions
 	peer    remote.PeerOptions
 	spoil   func(io.ReadWriteCloser) io.ReadWriteCloser // of the server's end
@@ -28,7 +28,7 @@ type peerHost struct {
 }
 
 func newPeerHost(t *testing.T, s *nixtest.Store) *peerHost {
-	h := &peerHost{store: s, options: remote.ServerOptions{Write: true, Peer: true, Check: s.Check}, ended: make(chan error, 1000)}
+	h := &peerHost{backend: serverBackend{s}, options: remote.ServerOptions{Write: true, Peer: true, Check: s.Check}, ended: make(chan error, 1000)}
 	t.Cleanup(h.servers.Wait)
 	return h
 }
@@ -39,7 +39,7 @@ func (h *peerHost) Start(ctx context.Context, command string) (io.ReadWriteClose
 		far = h.spoil(far)
 	}
 	h.servers.Go(func() {
-		h.ended <- remote.Serve(ctx, far, serverBackend{h.store}, h.options)
+		h.ended <- remote.Serve(ctx, far, h.backend, h.options)
 	})
 	return near, nil
 }
