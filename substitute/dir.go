@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Dir is a cache in a directory of this machine, file://. The directory is made by
@@ -137,6 +138,32 @@ func (d Dir) Remove(_ context.Context, name string) error {
 	}
 	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// Sweep implements SweptFiles.
+func (d Dir) Sweep(context.Context) error {
+	for _, dir := range []string{"", "nar"} {
+		entries, err := os.ReadDir(filepath.Join(string(d), dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			if !strings.HasPrefix(entry.Name(), temporaryPrefix) {
+				continue
+			}
+			info, err := entry.Info()
+			if err == nil && time.Since(info.ModTime()) > Leftover {
+				err = os.Remove(filepath.Join(string(d), dir, entry.Name()))
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -59,5 +60,35 @@ func TestDirStaysInside(t *testing.T) {
 		if _, err := d.Open(t.Context(), name, 0); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%q: %v", name, err)
 		}
+	}
+}
+
+func TestDirSweep(t *testing.T) {
+	d := substitute.Dir(t.TempDir())
+	if err := d.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(string(d), "nar"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, old := range map[string]bool{"nar/.copy-closure-1": true, ".copy-closure-2": true, "nar/.copy-closure-3": false, "nar/x.nar": true} {
+		file := filepath.Join(string(d), name)
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if old {
+			then := time.Now().Add(-2 * substitute.Leftover)
+			if err := os.Chtimes(file, then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := d.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := filepath.Glob(filepath.Join(string(d), "nar/*"))
+	top, _ := filepath.Glob(filepath.Join(string(d), ".copy*"))
+	if len(got) != 2 || len(top) != 0 || err != nil {
+		t.Errorf("there are still %q %q", got, top)
 	}
 }

@@ -3,6 +3,7 @@ package substitute
 import (
 	"context"
 	"io"
+	"time"
 )
 
 // Files are the files of a cache, wherever they lie, by their names relative to
@@ -37,3 +38,13 @@ type ListableFiles interface {
 	// directories are left out.
 	List(ctx context.Context, prefix string) (map[string]int64, error)
 }
+
+// SweptFiles may hold what a killed process was writing.
+type SweptFiles interface {
+	// Sweep deletes such files, of which there are none where a file appears as a whole.
+	// It leaves alone what somebody may still be writing.
+	Sweep(ctx context.Context) error
+}
+
+// Leftover is the age of a file from which on nobody is writing it any more.
+const Leftover = 24 * time.Hour

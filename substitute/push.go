@@ -86,8 +86,13 @@ func (w *Writer) Push(ctx context.Context, infos []*nix.PathInfo) (PushResult, e
 // A signedCount counts paths that were there already.
 type signedCount struct{ added, other atomic.Int64 }
 
-// prepare makes a cache of what is none yet.
+// prepare makes a cache of what is none yet, and tidies up.
 func (w *Writer) prepare(ctx context.Context) error {
+	if files, ok := w.Files.(SweptFiles); ok {
+		if err := files.Sweep(ctx); err != nil {
+			return fmt.Errorf("delete what killed pushes have left: %w", err)
+		}
+	}
 	text, err := readFile(ctx, w.Files, CacheInfoName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return putText(ctx, w.Files, CacheInfoName, w.made().Text())

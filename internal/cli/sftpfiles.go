@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
+	"time"
 
+	"github.com/copy-closure/copy-closure/substitute"
 	"github.com/copy-closure/copy-closure/transport"
 )
 
@@ -143,6 +146,31 @@ func (f *sftpFiles) Remove(_ context.Context, name string) error {
 	}
 	if err := f.SFTP.Remove(full); !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// leftoverName is that of a file which transport.SFTP was writing.
+var leftoverName = regexp.MustCompile(`^\..+\.[A-Z2-7]{26}$`)
+
+// Sweep implements substitute.SweptFiles.
+func (f *sftpFiles) Sweep(context.Context) error {
+	for _, dir := range []string{f.dir, path.Join(f.dir, "nar")} {
+		list, err := f.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, info := range list {
+			if !leftoverName.MatchString(info.Name()) || time.Since(info.ModTime()) < substitute.Leftover {
+				continue
+			}
+			if err := f.SFTP.Remove(path.Join(dir, info.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 	}
 	return nil
 }
