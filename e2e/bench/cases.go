@@ -68,6 +68,7 @@ var allCases = []benchCase{
 	}.run},
 	{"database", database},
 	{"cache-serve", cacheServe},
+	{"cache-push", cachePush},
 	{"rebuilt", copyCase{
 		title: "upgrade, references changed, 450 MB, base at both ends: push", source: rebuilt(true), before: &rebuiltBefore, ours: true,
 		tools: []tool{us}, wire: mb / 2,
