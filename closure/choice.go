@@ -31,8 +31,13 @@ const (
 	// muchSooner is how many times longer a cache would take before a path is taken
 	// away from it: what was downloaded is lost then.
 	muchSooner = 1.5
-	// enough is how many bytes make a rate believable.
-	enough = 16 << 10
+	// A rate is believed after so many bytes, and so much time: what comes first may have
+	// waited in buffers.
+	enough     = 16 << 10
+	longEnough = 200 * time.Millisecond
+	// horizon is how far ahead the source is given paths that caches have, too. What it
+	// was asked for cannot be taken back.
+	horizon = 500 * time.Millisecond
 	// reconsider is how often those who left a path alone look at the rates again.
 	reconsider = 200 * time.Millisecond
 )
@@ -77,7 +82,7 @@ func (p *pace) rate(now time.Time) float64 {
 	if p.active > 0 {
 		busy += now.Sub(p.since)
 	}
-	if p.bytes < enough || busy <= 0 {
+	if p.bytes < enough || busy < longEnough {
 		return 0
 	}
 	return p.bytes / busy.Seconds()
@@ -118,6 +123,9 @@ func (s *schedule) wants(q *laneQueue, t *task) bool {
 		return s.paces[other].idle(now) > soon
 	case mine == 0: // one path to find out, if that may be of use
 		return s.underWay[q.by] == 0 && rest/theirs > soon.Seconds()
+	}
+	if q.by == bySource && s.underWay[q.by] > mine*horizon.Seconds() {
+		return false
 	}
 	return (s.underWay[q.by]+t.cost(q.by))/mine <= rest/theirs
 }
@@ -207,6 +215,16 @@ func largeFirst(a, b *task) bool {
 		return a.index < b.index
 	}
 	return a.info.NARSize > b.info.NARSize
+}
+
+// bigFirst is the order where caches have everything: no big path is left for the end,
+// when the other lanes have nothing to do, and most paths find their references valid.
+func bigFirst(a, b *task) bool {
+	const big = 1 << 20
+	if a.info.NARSize < big && b.info.NARSize < big {
+		return a.index < b.index
+	}
+	return largeFirst(a, b)
 }
 
 func inOrder(a, b *task) bool { return a.index < b.index }

@@ -94,6 +94,8 @@ func newSchedule(o scheduling) *schedule {
 		s.free[bySource].before = fromTheEnd
 	case s.shared && o.anyOrder:
 		s.free[bySource].before, s.free[byCaches].before = smallFirst, largeFirst
+	case o.anyOrder && !o.source:
+		s.free[byCaches].before = bigFirst
 	}
 	byPath := make(map[nix.StorePath]*task, len(o.infos))
 	for i, info := range o.infos {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // WebFaults are what can be wrong with a [WebServer].
@@ -20,7 +22,7 @@ type WebFaults struct {
 	FlipNARs  bool // a byte of each NAR is another one
 	Page      bool // every answer is 200 with a page for people
 	Hang      bool // no answer ever comes
-	Rate      int  // bytes of NARs a second; 0: as fast as it goes
+	Rate      int  // bytes of NARs a second, for all; 0: as fast as it goes
 }
 
 // A WebServer serves a directory on the loopback interface.
@@ -29,6 +31,7 @@ type WebServer struct {
 	dir    string
 	faults WebFaults
 	server *http.Server
+	limit  *rate.Limiter
 
 	mu     sync.Mutex
 	served map[string]int // answers by path
@@ -41,6 +44,7 @@ func ServeFiles(ctx context.Context, dir string, faults WebFaults) (*WebServer, 
 		return nil, err
 	}
 	w := &WebServer{URL: "http://" + l.Addr().String(), dir: dir, faults: faults, served: make(map[string]int)}
+	w.limit = rate.NewLimiter(rate.Limit(faults.Rate), faults.Rate/50+1)
 	w.server = &http.Server{Handler: w, BaseContext: func(net.Listener) context.Context { return ctx }}
 	go w.server.Serve(l)
 	context.AfterFunc(ctx, func() { w.server.Close() })
@@ -83,7 +87,7 @@ func (w *WebServer) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	case nar && w.faults.FlipNARs:
 		w.flip(out, r, name)
 	case nar && w.faults.Rate > 0:
-		http.ServeFile(&slowWriter{ResponseWriter: out, rate: w.faults.Rate}, r, filepath.Join(w.dir, name))
+		http.ServeFile(&slowWriter{out, r.Context(), w.limit}, r, filepath.Join(w.dir, name))
 	default:
 		http.ServeFile(out, r, filepath.Join(w.dir, name))
 	}
@@ -111,20 +115,23 @@ func (w *WebServer) flip(out http.ResponseWriter, r *http.Request, name string) 
 	http.ServeContent(out, r, "", time.Time{}, strings.NewReader(string(text)))
 }
 
-// A slowWriter sends so many bytes a second.
+// A slowWriter shares a rate with the others of a server.
 type slowWriter struct {
 	http.ResponseWriter
-	rate int
+	ctx   context.Context
+	limit *rate.Limiter
 }
 
 func (w *slowWriter) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
-		part := p[:min(len(p), w.rate/50+1)]
+		part := p[:min(len(p), w.limit.Burst())]
+		if err = w.limit.WaitN(w.ctx, len(part)); err != nil {
+			break
+		}
 		var m int
 		m, err = w.ResponseWriter.Write(part)
 		n += m
 		p = p[m:]
-		time.Sleep(time.Second * time.Duration(len(part)) / time.Duration(w.rate))
 	}
 	return n, err
 }
