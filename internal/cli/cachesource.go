@@ -305,7 +305,7 @@ func (l *cacheLane) Request(ctx context.Context, info *nix.PathInfo) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	n := &cacheNAR{lane: l, opened: make(chan struct{})}
+	n := &cacheNAR{ctx: ctx, lane: l, path: info.Path, opened: make(chan struct{})}
 	go func() {
 		defer close(n.opened)
 		n.body, n.err = l.source.open(ctx, info.Path)
@@ -330,9 +330,13 @@ func (l *cacheLane) Lookahead() int64 { return cacheLookahead }
 // Abort implements closure.SourceLane: the context of the requests ends them.
 func (l *cacheLane) Abort() {}
 
-// A cacheNAR is a download that has begun.
+// A cacheNAR is a download that has begun. If it breaks off for good, it goes on from
+// another cache.
 type cacheNAR struct {
+	ctx    context.Context
 	lane   *cacheLane
+	path   nix.StorePath
+	offset int64         // bytes that were read
 	opened chan struct{} // closed when the following are set
 	body   io.ReadCloser
 	err    error
@@ -343,10 +347,34 @@ func (n *cacheNAR) Reader() io.Reader { return n }
 
 func (n *cacheNAR) Read(p []byte) (int, error) {
 	<-n.opened
-	if n.err != nil {
-		return 0, n.err
+	for n.err == nil {
+		got, err := n.body.Read(p)
+		n.offset += int64(got)
+		switch {
+		case err == io.EOF:
+			return got, err
+		case got > 0 || err == nil:
+			return got, nil // what broke is met again
+		case errors.Is(err, nix.ErrDamaged) || n.ctx.Err() != nil:
+			n.err = err // what was read may be wrong, too
+		default:
+			n.err = n.goOn(err)
+		}
 	}
-	return n.body.Read(p)
+	return 0, n.err
+}
+
+// goOn takes the rest of the NAR from another cache.
+func (n *cacheNAR) goOn(reason error) error {
+	n.body.Close()
+	body, err := n.lane.source.open(n.ctx, n.path)
+	if err != nil {
+		n.body = nil
+		return fmt.Errorf("%w; %w", reason, err)
+	}
+	n.body = body
+	_, err = io.CopyN(io.Discard, body, n.offset)
+	return err
 }
 
 // WriteTo implements closure.NAR.

@@ -18,11 +18,6 @@ func (s *Settings) Substituters() []string {
 	return strings.Fields(s.text("substituters"))
 }
 
-// TrustedSubstituters returns the URLs of caches that clients may name, too.
-func (s *Settings) TrustedSubstituters() []string {
-	return strings.Fields(s.text("trusted-substituters"))
-}
-
 // NetrcFile returns the name of the file with passwords for web servers.
 func (s *Settings) NetrcFile() string {
 	if file := s.text("netrc-file"); file != "" {
