@@ -3,6 +3,7 @@ package substitute_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -193,4 +194,41 @@ func TestAbsent(t *testing.T) {
 	if _, err := cache.Info(t.Context()); err == nil || !strings.Contains(err.Error(), "no binary cache") {
 		t.Errorf("an empty directory is a cache: %v", err)
 	}
+}
+
+// oneFile is a cache that has one file, whatever it is called.
+type oneFile struct{ content []byte }
+
+func (f oneFile) Open(context.Context, string, int64) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(f.content)), nil
+}
+
+func (oneFile) String() string { return "memory" }
+
+// FuzzNARReader reads any bytes as files of each compression.
+func FuzzNARReader(f *testing.F) {
+	kinds := []substitute.Compression{
+		substitute.None, substitute.XZ, substitute.Bzip2, substitute.Zstd, substitute.Gzip, substitute.Brotli,
+	}
+	small := nixtest.Text("small", "text")
+	for i, kind := range kinds {
+		if kind != substitute.XZ && kind != substitute.Bzip2 { // which need a program
+			f.Add(compress(f, kind, small.NAR), byte(i))
+		}
+	}
+	f.Add([]byte("\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4F"), byte(1))
+	f.Add([]byte("BZh91AY&SY"), byte(2))
+	f.Fuzz(func(t *testing.T, file []byte, kind byte) {
+		info := &substitute.NARInfo{PathInfo: *small.Info, URL: "nar", Compression: kinds[int(kind)%len(kinds)]}
+		cache := &substitute.Cache{Files: oneFile{file}, StoreDir: nixtest.Dir}
+		r, err := cache.Open(t.Context(), info)
+		if err != nil {
+			return
+		}
+		defer r.Close()
+		got, err := io.ReadAll(r)
+		if n := int64(len(got)); n > info.NARSize || n == info.NARSize != (err == nil) {
+			t.Errorf("%d bytes of %d, %v", n, info.NARSize, err)
+		}
+	})
 }
