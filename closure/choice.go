@@ -101,6 +101,9 @@ func (by provider) other() provider { return providers - 1 - by }
 
 // wants reports whether the lane of q should take t now. The caller holds s.mu.
 func (s *schedule) wants(q *laneQueue, t *task) bool {
+	if q.by == byCaches && q.busy && t.info.NARSize > q.limit {
+		return false // a big path does not wait behind another one
+	}
 	other := q.by.other()
 	if !s.shared || !t.may[other] {
 		return true
@@ -134,16 +137,20 @@ func (s *schedule) wants(q *laneQueue, t *task) bool {
 type bringing struct {
 	*task
 	s      *schedule
+	q      *laneQueue
 	by     provider
 	cancel func(error)
 	moved  float64 // of the path's cost
 }
 
-// bring begins an attempt, which end ends; cancel makes it fail.
-func (s *schedule) bring(by provider, t *task, cancel func(error)) *bringing {
-	b := &bringing{task: t, s: s, by: by, cancel: cancel}
+// bring begins an attempt of the lane of t, which end ends; cancel makes it fail.
+func (s *schedule) bring(t *task, cancel func(error)) *bringing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	q := s.lanes[t.lane]
+	by := q.by
+	b := &bringing{task: t, s: s, q: q, by: by, cancel: cancel}
+	q.busy = true
 	s.paces[by].begin(time.Now())
 	if s.shared && by == byCaches && cancel != nil {
 		s.downloads[b] = true
@@ -171,7 +178,8 @@ func (b *bringing) end() {
 	delete(b.s.downloads, b)
 	b.s.underWay[b.by] -= b.cost(b.by) - b.moved
 	b.s.paces[b.by].end(time.Now())
-	if b.s.shared {
+	b.q.busy = false
+	if b.s.shared || b.by == byCaches {
 		b.s.changed.Broadcast()
 	}
 }

@@ -260,7 +260,7 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 	defer contents.Close()
 	narCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	attempt := l.schedule.bring(l.by, t, cancel)
+	attempt := l.schedule.bring(t, cancel)
 	defer attempt.end()
 	nar := &checkedNAR{ctx: narCtx, nar: contents, info: t.info, meter: l.Meter, count: attempt.passed}
 	if l.by == bySource {

@@ -69,6 +69,7 @@ type laneQueue struct {
 	ready taskHeap // those that only this lane may have
 	ahead int64    // bytes assigned and not yet taken up
 	limit int64    // of ahead
+	busy  bool     // a path is being brought
 }
 
 // A scheduling says what newSchedule is to know.

@@ -37,7 +37,7 @@ func (c *copying) substitute(ctx context.Context, batch []*task) error {
 	attempts := make([]*bringing, len(batch))
 	for i, t := range batch {
 		paths[i] = t.info.Path
-		attempts[i] = c.schedule.bring(byCaches, t, nil)
+		attempts[i] = c.schedule.bring(t, nil)
 	}
 	valid, err := c.There.Substitute(ctx, paths)
 	arrived := make(map[nix.StorePath]bool, len(valid))
