@@ -74,27 +74,34 @@ func (p *Peer) takeBases(m message) error {
 	return nil
 }
 
+// A Patch is what can be sent of a path in place of its NAR.
+type Patch struct {
+	Base   nix.StorePath // which the far end offered
+	Encode Encoder
+	Whole  io.WriterTo // the NAR again, later and on any goroutine, where the delta did not do
+}
+
 // An Encoder writes to w the delta that makes what it reads from nar of a base. It
 // reads nar to its end.
 type Encoder func(w io.Writer, nar io.Reader) error
 
-// AddPatch is Add with a delta against base, a path that the far end offered. The whole
-// NAR is sent where the delta is no shorter, or does not work there.
-func (c *Channel) AddPatch(ctx context.Context, info *nix.PathInfo, base nix.StorePath, encode Encoder, nar io.WriterTo, done func(error)) error {
+// AddPatch is Add with a delta. The whole NAR follows, after AddPatch has returned, where
+// the delta is no shorter or does not work at the far end.
+func (c *Channel) AddPatch(ctx context.Context, info *nix.PathInfo, patch Patch, nar io.WriterTo, done func(error)) error {
 	number, err := c.p.expect(&peerAdd{path: info.Path, done: done, again: func(number uint64) {
-		c.p.sendWhole(number, info, nar)
+		c.p.sendWhole(number, info, patch.Whole)
 	}})
 	if err != nil {
 		done(err)
 		return err
 	}
 	fields := appendUvarint(slices.Clone(c.out.channel), number)
-	fields = appendPathInfo(appendPath(fields, base), info)
+	fields = appendPathInfo(appendPath(fields, patch.Base), info)
 	if err := c.p.out.send(msgPatch, fields, nil); err != nil {
 		return &abandonedError{err}
 	}
 	c.out.begin(info.NARSize)
-	readErr, err := encodeNAR(c.out, encode, nar)
+	readErr, err := encodeNAR(c.out, patch.Encode, nar)
 	switch {
 	case c.out.err != nil:
 		return &abandonedError{c.out.err}

@@ -70,7 +70,7 @@ func pushPatch(t *testing.T, p *remote.Peer, after nixtest.Object, encode remote
 	}
 	verdict := make(chan error, 1)
 	nar := again(after.NAR)
-	if err := channel.AddPatch(t.Context(), after.Info, base.Path, encode, nar, func(err error) { verdict <- err }); err != nil {
+	if err := channel.AddPatch(t.Context(), after.Info, remote.Patch{Base: base.Path, Encode: encode, Whole: nar}, nar, func(err error) { verdict <- err }); err != nil {
 		return err
 	}
 	if err := p.Finish(t.Context()); err != nil {
@@ -140,7 +140,8 @@ func TestPeerPatchSourceFails(t *testing.T) {
 	broken := errors.New("disk on fire")
 	nar := exactly{io.MultiReader(bytes.NewReader(after.NAR[:500]), failing{broken}), after.Info.NARSize}
 	verdict := make(chan error, 1)
-	err = channel.AddPatch(t.Context(), after.Info, bases[after.Info.Path].Path, encoderOf(before, after.Info), nar, func(err error) { verdict <- err })
+	patch := remote.Patch{Base: bases[after.Info.Path].Path, Encode: encoderOf(before, after.Info), Whole: again(after.NAR)}
+	err = channel.AddPatch(t.Context(), after.Info, patch, nar, func(err error) { verdict <- err })
 	if !errors.Is(err, broken) || !errors.Is(<-verdict, broken) {
 		t.Errorf("error is %v, want %v", err, broken)
 	}
@@ -195,7 +196,8 @@ func TestPeerBaseNotOffered(t *testing.T) {
 		t.Fatal(err)
 	}
 	verdict := make(chan error, 1)
-	channel.AddPatch(t.Context(), after.Info, before.Info.Path, encoderOf(before, after.Info), again(after.NAR), func(err error) { verdict <- err })
+	patch := remote.Patch{Base: before.Info.Path, Encode: encoderOf(before, after.Info), Whole: again(after.NAR)}
+	channel.AddPatch(t.Context(), after.Info, patch, again(after.NAR), func(err error) { verdict <- err })
 	p.Finish(t.Context())
 	if err := <-verdict; err == nil || !strings.Contains(err.Error(), "not offered") {
 		t.Errorf("error is %v", err)

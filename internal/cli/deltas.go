@@ -135,39 +135,54 @@ func (d *deltas) readSignatures(channel *remote.Channel, asked []*nix.PathInfo) 
 	}
 }
 
-// encoder returns how the delta for a path is computed, and against what; nil where the
-// path is to be sent as a whole.
-func (d *deltas) encoder(ctx context.Context, info *nix.PathInfo) (remote.Encoder, nix.StorePath) {
+// patch returns what to send for a path, and false where that is the whole.
+func (d *deltas) patch(ctx context.Context, info *nix.PathInfo) (remote.Patch, bool) {
 	base, ok := d.bases[info.Path]
 	if !ok {
-		return nil, base.Path
+		return remote.Patch{}, false
 	}
+	p := remote.Patch{Base: base.Path, Whole: storedNAR{ctx, d.store, info.Path}}
 	if baseInfo := d.here[base.Path]; baseInfo != nil {
-		return func(w io.Writer, nar io.Reader) error { return d.encode(ctx, w, nar, baseInfo, info) }, base.Path
+		p.Encode = func(w io.Writer, nar io.Reader) error { return d.encode(ctx, w, nar, baseInfo, info) }
+		return p, true
 	}
 	s := d.signed[info.Path]
 	if s == nil {
-		return nil, base.Path
+		return p, false
 	}
 	select {
 	case <-s.ready:
 	case <-ctx.Done():
-		return nil, base.Path
+		return p, false
 	}
-	if s.value == nil {
-		return nil, base.Path
-	}
-	return func(w io.Writer, nar io.Reader) error {
-		release, err := d.reserve(ctx, info)
-		if err != nil {
-			return err
-		}
-		defer release()
-		stats, err := delta.EncodeAgainst(w, s.value, nar, delta.Options{})
-		d.tell(info, base.Path, stats, err)
-		s.value = nil
+	p.Encode = func(w io.Writer, nar io.Reader) error { return d.encodeAgainst(ctx, w, nar, s, info) }
+	return p, s.value != nil
+}
+
+// A storedNAR reads the NAR of a path here. The far end compares it with what it was
+// told.
+type storedNAR struct {
+	ctx   context.Context
+	store *localstore.Store
+	path  nix.StorePath
+}
+
+// WriteTo implements io.WriterTo.
+func (n storedNAR) WriteTo(w io.Writer) (int64, error) {
+	return 0, n.store.WriteNAR(n.ctx, w, n.path)
+}
+
+// encodeAgainst computes a delta against a base that only the far end has.
+func (d *deltas) encodeAgainst(ctx context.Context, w io.Writer, nar io.Reader, s *signature, info *nix.PathInfo) error {
+	release, err := d.reserve(ctx, info)
+	if err != nil {
 		return err
-	}, base.Path
+	}
+	defer release()
+	stats, err := delta.EncodeAgainst(w, s.value, nar, delta.Options{})
+	d.tell(info, d.bases[info.Path].Path, stats, err)
+	s.value = nil // it takes memory
+	return err
 }
 
 // encode computes a delta against a base that is here.

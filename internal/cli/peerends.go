@@ -118,8 +118,8 @@ type peerTargetLane struct {
 // Add implements closure.TargetLane.
 func (l peerTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
 	if l.deltas != nil {
-		if encoder, base := l.deltas.encoder(ctx, info); encoder != nil {
-			return l.Channel.AddPatch(ctx, info, base, encoder, nar, done)
+		if patch, ok := l.deltas.patch(ctx, info); ok {
+			return l.Channel.AddPatch(ctx, info, patch, nar, done)
 		}
 	}
 	return l.Channel.Add(ctx, info, nar, done)
