@@ -199,6 +199,9 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 	}
 	q := r.caches
 	_, itself := e.target.(closure.SubstitutingTarget)
+	if !r.pull && r.host.worker && len(q.further) > 0 {
+		r.log.Warn("a daemon at the far end substitutes first and is sent the rest then; --substituter cannot tell it what to leave out")
+	}
 	switch {
 	case !r.pull && (len(q.further) == 0 || r.host.worker || r.prefer == closure.PreferPush):
 		return nil, nil
