@@ -77,7 +77,7 @@ func (f FarEnd) agentScript() string {
 		fmt.Fprintf(&b, "\"%s\") a=%s h=%s;;\n", a.System, a.Name, a.SHA256)
 	}
 	b.WriteString(`esac
-if [ -n "$a" ] && own "$c" && own "$c/$a"; then case $(sum "$c/$a") in "$h"*|"") touch -c "$c/$a"; echo "` + marker + `$c/$a"
+if [ -n "$a" ] && own "$c" && own "$c/$a"; then case $(sum "$c/$a") in "$h"*|"") touch -c "$c/$a"; room "$1"; echo "` + marker + `$c/$a"
 [ "$u" != 0 ] || [ -n "$1" ] || set -- local
 exec "$c/$a" ` + f.Arguments(agentPrefix) + ` ${1:+--store "$1"};; esac; fi
 `)
@@ -102,14 +102,14 @@ echo "no directory for $1 KiB that lets programs run: neither $c nor one in /tmp
 // installScript checks the file $2 in the directory $1, gives it the name $3, and
 // starts it. It removes agents that nobody has started for a month. What is only for
 // this time goes when the program ends.
-const installScript = checkFunctions + `cd "$1" && own . && chmod 700 "$2" && own "$2" || { echo "$1: not a directory of this user alone" >&2; exit 1; }
+const installScript = peerAsks + roomFunction + checkFunctions + `cd "$1" && own . && chmod 700 "$2" && own "$2" || { echo "$1: not a directory of this user alone" >&2; exit 1; }
 h=$(sum "$2"); case $h in "$4"*|"") ;; *) rm -f "$2"; echo "$1/$2: damaged on the way" >&2; exit 1;; esac
 mv -f "$2" "$3" || exit 1
-n="$1/$3" d=$1 k=$5; shift 5
+n="$1/$3" p=$1 k=$5 w=$6; shift 6
 if [ "$k" = keep ]; then find . -name "agent-*" -mtime +30 -exec rm -f {} + 2>/dev/null; find . -name "new-*" -mtime +1 -exec rm -f {} + 2>/dev/null; fi
-export ` + PeerVariable + `=` + PeerAsks + `; cd /; echo "` + marker + `$n"
+cd /; room "$w"; echo "` + marker + `$n"
 if [ "$k" = keep ]; then exec "$n" "$@"; fi
-gone() { rm -rf "$d"; }; trap gone EXIT; trap "exit 143" HUP INT TERM; "$n" "$@"`
+gone() { rm -rf "$p"; }; trap gone EXIT; trap "exit 143" HUP INT TERM; "$n" "$@"`
 
 // An UploadHost is a Host that takes files.
 type UploadHost interface {
@@ -234,7 +234,7 @@ func (f FarEnd) installCommand(at place, name string, agent Agent) string {
 	if at.kept {
 		keep = "keep"
 	}
-	args := append([]string{at.dir, name, agent.Name, agent.SHA256, keep}, strings.Fields(f.Arguments(agentPrefix))...)
+	args := append([]string{at.dir, name, agent.Name, agent.SHA256, keep, f.Store}, strings.Fields(f.Arguments(agentPrefix))...)
 	if f.Store != "" {
 		args = append(args, "--store", f.Store)
 	}

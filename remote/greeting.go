@@ -19,6 +19,7 @@ const maxPrelude = 64 << 10
 // A prelude is what the far end printed before its greeting.
 type prelude struct {
 	program string // what the start script found; empty where there was no script
+	room    *Room  // nil: it was not told
 	offer   offer  // of the peer protocol, where the far end made one
 	noise   string // everything else
 }
@@ -104,7 +105,9 @@ func (p *prelude) addLine(line string) {
 	}
 	noise, found, ok := strings.Cut(line, marker)
 	p.noise += noise
-	if ok {
+	if figures, told := strings.CutPrefix(found, roomWord+" "); told {
+		p.room = parseRoom(figures)
+	} else if ok {
 		p.program = strings.TrimSpace(found)
 	}
 }

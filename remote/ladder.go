@@ -71,9 +71,17 @@ func (f FarEnd) startCommand() string {
 const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin; do PATH="$PATH:$d"; done; export PATH
 `
 
+// roomFunction says how much room the store $1 has, as far as that can be told.
+const roomFunction = `room() { case $1 in "") d=/nix/store; [ -d "$d" ] || d=$HOME;; /*) d=$1;; *root=*) d=${1#*root=}; d=${d%%&*};; *) d=/nix/store;; esac
+stat -f -c "` + marker + roomWord + ` %a %S %d %T" "$d" 2>/dev/null; }
+`
+
+// peerAsks tells a copy-closure that may be started that its client is one, too.
+const peerAsks = "export " + PeerVariable + "=" + PeerAsks + "\n"
+
 // startLine is a line of the start script: it starts a program, where there is one,
 // behind the marker line.
-const startLine = `if command -v %[1]s >/dev/null 2>&1; then echo "` + marker + `$(command -v %[1]s)"; exec %[1]s %[2]s ${1:+--store "$1"}; fi
+const startLine = `if command -v %[1]s >/dev/null 2>&1; then room "$1"; echo "` + marker + `$(command -v %[1]s)"; exec %[1]s %[2]s ${1:+--store "$1"}; fi
 `
 
 // startScript finds the best program and starts it. Nix's own comes before an agent
@@ -84,7 +92,7 @@ func (f FarEnd) startScript() string {
 	if f.Prefer {
 		nix = ""
 	}
-	return searchPath + "export " + PeerVariable + "=" + PeerAsks + "\n" + ours + nix + f.agentScript() + missingLine
+	return searchPath + peerAsks + roomFunction + ours + nix + f.agentScript() + missingLine
 }
 
 // Command is a command line for a login shell that runs script in /bin/sh, with
@@ -143,7 +151,10 @@ func (f FarEnd) Arguments(name string) string {
 	return "--serve --write"
 }
 
-// isOurs reports whether a program is copy-closure, installed or uploaded.
+// IsOurs reports whether a program, as Program names it, is copy-closure, installed or
+// uploaded.
+func IsOurs(program string) bool { return isOurs(program[strings.LastIndexByte(program, '/')+1:]) }
+
 func isOurs(name string) bool { return name == "copy-closure" || strings.HasPrefix(name, agentPrefix) }
 
 func quoteAfterSpace(word string) string {

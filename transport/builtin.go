@@ -27,6 +27,8 @@ type client struct {
 	via     *client // the jump host below; nil: none
 	log     *slog.Logger
 	stderr  func(string)
+	hostKey string // for people
+	method  string // by which the host let the user in
 
 	authenticated time.Time
 	rtt           atomic.Int64 // in nanoseconds; 0: unknown
@@ -172,6 +174,12 @@ func (d *dialer) logIn(ctx context.Context, c *client, p *plan, check *hostKeyCh
 	conn, channels, requests, err := ssh.NewClientConn(c.link, c.address, l.sshConfig(ctx))
 	stuck := l.watch.stop()
 	if err == nil && stuck == nil {
+		if key := check.accepted; key != nil {
+			c.hostKey = key.Type() + " " + ssh.FingerprintSHA256(key)
+		}
+		if len(l.tried) > 0 {
+			c.method = l.tried[len(l.tried)-1]
+		}
 		c.serve(ssh.NewClient(conn, channels, requests))
 		return nil
 	}
@@ -246,6 +254,11 @@ func (c *client) banner(message string) error {
 
 // Describe implements Conn.
 func (c *client) Describe() string { return ProgramBuiltin }
+
+// Login implements Conn.
+func (c *client) Login() Login {
+	return Login{Address: c.address, User: c.config.user, HostKey: c.hostKey, Method: c.method}
+}
 
 // RTT implements Conn.
 func (c *client) RTT() time.Duration { return time.Duration(c.rtt.Load()) }

@@ -50,6 +50,9 @@ type Conn interface {
 	// Describe names the client, and why it was taken where the built-in one was not.
 	Describe() string
 
+	// Login tells how the host was reached.
+	Login() Login
+
 	// RTT is the shortest round trip seen; 0 if it is not known.
 	RTT() time.Duration
 
@@ -59,6 +62,15 @@ type Conn interface {
 
 	// Close ends all sessions, and the connection.
 	Close() error
+}
+
+// A Login says who was let in where. What the user's ssh program keeps to itself is
+// empty.
+type Login struct {
+	Address string // host:port
+	User    string
+	HostKey string // its type and fingerprint
+	Method  string // "key SHA256:… (FILE)", "password"
 }
 
 // Dial connects to a host and logs in. The context governs the whole life of the

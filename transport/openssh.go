@@ -248,6 +248,9 @@ func (s *Session) over() bool {
 // Describe implements Conn.
 func (p *sshProgram) Describe() string { return "openssh, because " + p.reason }
 
+// Login implements Conn.
+func (p *sshProgram) Login() Login { return Login{Address: p.address, User: p.user} }
+
 // RTT implements Conn.
 func (p *sshProgram) RTT() time.Duration { return 0 }
 

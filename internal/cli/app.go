@@ -163,6 +163,7 @@ func (p *program) app() *cli.App {
 		Action:                    func(c *cli.Context) error { return p.copyCommand(c, false) },
 		Commands: []*cli.Command{
 			p.planCommand(),
+			p.checkCommand(),
 			p.fetchCommand(),
 			p.serveCommand(),
 			p.storeCommand(),

@@ -236,7 +236,9 @@ type farSubstituter struct {
 func (s *farSubstituter) Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
 	if s.store == nil {
 		var err error
-		s.store, err = remote.Open(ctx, s.far.farHost, s.far.end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
+		end := s.far.end
+		end.Access = remote.Write
+		s.store, err = remote.Open(ctx, s.far.farHost, end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
 		if err != nil {
 			return nil, err
 		}

@@ -219,6 +219,9 @@ func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) er
 			return err
 		}
 	}
+	if err := r.checkRoom(ctx, plan, e); err != nil {
+		return err
+	}
 	return e.rooted.checkRoots(ctx, r.roots)
 }
 

@@ -6,14 +6,14 @@ const helpText = `copy-closure copies Nix store paths with all they refer to, ov
   copy-closure [options] --to HOST PATH…      push from this machine
   copy-closure [options] --from HOST PATH…    pull to this machine
   copy-closure plan [--html FILE] --to|--from HOST PATH…    what a copy would do
+  copy-closure check --to HOST [PATH…]        what a copy would find there
   copy-closure fetch [--from-cache URL] PATH…    take from binary caches alone
   copy-closure demo [DIR…]                    the whole job on this machine alone
 
 Other commands; --help behind each of them tells more:
   store      add, info, ls, closure, verify, delete, add-root, set-profile
   cache      push, serve, info, ls, verify, delete
-  channel    publish
-  key        generate, public; sign and verify are about paths of the local store
+  key        generate, public; sign, verify: local paths; channel publish
   serve      the far end of a copy; completion bash|zsh|fish
 
 HOST is [ssh://|ssh-ng://][user@]host[:port][?remote-program=…&remote-store=…]
@@ -27,26 +27,22 @@ Copy:
   --trusted-public-key K believe what this key has signed
   --include-outputs      copy the outputs of derivations, too
   --no-check-sigs        pull paths that no trusted key has signed
+  --ignore-space         copy what seems not to fit; --stdin: PATHs by line or NUL
   --sign-with FILE       sign what is pushed with the secret key in FILE (repeatable)
-  --stdin                read further PATHs from standard input, by line or NUL
   --store URI            the store at this end: auto (default), local, daemon, /DIR
   --add-root LINK        make LINK a root at the destination (one for each PATH)
   -p, --profile PROFILE  make the PATH a new generation of PROFILE there
 Connection:
   --ssh WHICH            auto (default), builtin or openssh; NIX_SSHOPTS is honoured
-  --sudo                 be root there, by sudo -n or with a password asked for once;
-                         --ask-sudo-password: asked first; --become-command CMD: by CMD
-  --bootstrap WHEN       upload copy-closure to a host that has neither it nor Nix:
-                         ask (default), auto, never; always: to one with Nix, too
-  --sessions N           sessions side by side (default: as the link needs)
-  --bwlimit RATE         at most RATE bytes a second (500K, 2M)
+  --sudo                 be root there; --ask-sudo-password; or by --become-command CMD
+  --bootstrap WHEN       upload to a host without Nix: ask, auto, never, always
+  --sessions N           side by side; --bwlimit RATE: bytes a second (500K, 2M)
   --compress HOW         auto (default), none, or gzip, which is ssh -C
   --delta HOW            send what changed: auto (default: on far links), always, never
 Output:
   -v, --verbose          show steps and round trips; twice: the protocol
   -q, --quiet; --json    errors only; print plan and result as one JSON object
-  --progress HOW         auto (default), bar, plain or none
-  -h, --help; --version
+  --progress HOW         auto (default), bar, plain or none; -h, --help; --version
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 host not reached or log-in refused, 4 not
 trusted, 5 path not valid in the source, 6 data damaged, 7 no room, 130 interrupted

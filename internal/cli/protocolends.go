@@ -17,6 +17,7 @@ type protocolStore interface {
 	Program() string
 	Forced() bool
 	RoundTrips() int
+	Room() *remote.Room
 	ValidPaths(ctx context.Context, paths []nix.StorePath, lock, substitute bool) ([]nix.StorePath, error)
 	PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error)
 	Hold(ctx context.Context, paths []nix.StorePath) error

@@ -15,50 +15,52 @@ import (
 
 // A copyRequest is the command line of a copy, understood.
 type copyRequest struct {
-	pull      bool
-	host      *hostURI
-	args      []string // paths as given
-	store     string
-	terms     closure.Terms
-	outputs   bool // of derivations, too
-	checkSigs bool
-	signWith  []nix.SecretKey
-	sessions  int // 0: as the link needs
-	limit     int // bytes a second; 0: none
-	ssh       string
-	compress  string
-	delta     string // auto, always or never
-	gzip      bool
-	bootstrap bootstrapMode
-	become    become
-	sudo      bool
-	askSudo   bool // for its password, without trying first
-	roots     rootRequest
-	json      bool
-	html      string // file for the page of a plan
-	quiet     bool
-	caches    cacheRequest
-	prefer    closure.Preference
+	pull        bool
+	host        *hostURI
+	args        []string // paths as given
+	store       string
+	terms       closure.Terms
+	outputs     bool // of derivations, too
+	checkSigs   bool
+	signWith    []nix.SecretKey
+	sessions    int // 0: as the link needs
+	limit       int // bytes a second; 0: none
+	ssh         string
+	compress    string
+	delta       string // auto, always or never
+	gzip        bool
+	bootstrap   bootstrapMode
+	become      become
+	sudo        bool
+	askSudo     bool // for its password, without trying first
+	ignoreSpace bool
+	roots       rootRequest
+	json        bool
+	html        string // file for the page of a plan
+	quiet       bool
+	caches      cacheRequest
+	prefer      closure.Preference
 }
 
 // copyRequest reads the command line. Under the name nix-copy-closure pushing is
 // the default and signatures are not asked for, as in the original.
 func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, error) {
 	r := &copyRequest{
-		pull:      c.Bool("from"),
-		store:     c.String("store"),
-		terms:     closure.Terms{DryRun: c.Bool("dry-run"), Substitute: c.Bool("use-substitutes")},
-		outputs:   c.Bool("include-outputs"),
-		checkSigs: !c.Bool("no-check-sigs") && !compatible,
-		sessions:  c.Int("sessions"),
-		ssh:       c.String("ssh"),
-		bootstrap: bootstrapMode(c.String("bootstrap")),
-		become:    become{command: c.String("become-command")},
-		sudo:      c.Bool("sudo") || c.Bool("ask-sudo-password"),
-		askSudo:   c.Bool("ask-sudo-password"),
-		roots:     rootRequest{links: c.StringSlice("add-root"), profile: c.String("profile")},
-		json:      c.Bool("json"),
-		quiet:     c.Bool("quiet"),
+		pull:        c.Bool("from"),
+		store:       c.String("store"),
+		terms:       closure.Terms{DryRun: c.Bool("dry-run"), Substitute: c.Bool("use-substitutes")},
+		outputs:     c.Bool("include-outputs"),
+		checkSigs:   !c.Bool("no-check-sigs") && !compatible,
+		sessions:    c.Int("sessions"),
+		ssh:         c.String("ssh"),
+		bootstrap:   bootstrapMode(c.String("bootstrap")),
+		become:      become{command: c.String("become-command")},
+		sudo:        c.Bool("sudo") || c.Bool("ask-sudo-password"),
+		ignoreSpace: c.Bool("ignore-space"),
+		askSudo:     c.Bool("ask-sudo-password"),
+		roots:       rootRequest{links: c.StringSlice("add-root"), profile: c.String("profile")},
+		json:        c.Bool("json"),
+		quiet:       c.Bool("quiet"),
 	}
 	if err := p.checkDirection(c, compatible); err != nil {
 		return nil, err
@@ -74,7 +76,7 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 	if r.args, err = p.pathArguments(c, args[1:]); err != nil {
 		return nil, err
 	}
-	if len(r.args) == 0 {
+	if len(r.args) == 0 && c.Command.Name != "check" {
 		return nil, usagef("say which paths to copy: %s %s %s PATH…", p.name, direction(r.pull), args[0])
 	}
 	if r.pull && c.IsSet("sign-with") {

@@ -128,7 +128,7 @@ func (f *farEnd) setProfileCommand(profile string, p nix.StorePath) []string {
 }
 
 // ours reports whether the far end is copy-closure.
-func (f *farEnd) ours() bool { return strings.HasSuffix(f.Program(), "copy-closure") }
+func (f *farEnd) ours() bool { return remote.IsOurs(f.Program()) }
 
 // Program is what serves at the far end, as a word or words for its shell.
 func (f *farEnd) Program() string {

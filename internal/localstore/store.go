@@ -229,6 +229,13 @@ func (s *Store) FreeSpace() (bytes, inodes uint64, err error) {
 	return st.Bavail * uint64(st.Bsize), uint64(st.Ffree), nil
 }
 
+// SharesSpace reports whether the file system of the contents is known to compress or
+// to share blocks, so that its free space says little of what fits.
+func (s *Store) SharesSpace() bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(s.dir.Fd()), &st) == nil && sharesSpace(&st)
+}
+
 // checkDir refuses a path of another store directory.
 func (s *Store) checkDir(p nix.StorePath) error {
 	if p.IsZero() || p.Dir() != s.config.StoreDir {

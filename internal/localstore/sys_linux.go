@@ -23,3 +23,10 @@ func syncFileSystem(f *os.File) error {
 
 // changeTime returns when an inode was last changed.
 func changeTime(st *unix.Stat_t) unix.Timespec { return st.Ctim }
+
+// zfsMagic is the type of ZFS, which is no part of Linux.
+const zfsMagic = 0x2fc12fc1
+
+func sharesSpace(st *unix.Statfs_t) bool {
+	return int64(st.Type) == zfsMagic || int64(st.Type) == unix.BTRFS_SUPER_MAGIC
+}

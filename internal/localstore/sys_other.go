@@ -16,3 +16,6 @@ func syncFileSystem(*os.File) error { return unix.Sync() }
 
 // changeTime returns when an inode was last changed.
 func changeTime(st *unix.Stat_t) unix.Timespec { return st.Ctim }
+
+// sharesSpace is true everywhere: the native file systems here do.
+func sharesSpace(*unix.Statfs_t) bool { return true }
