@@ -50,7 +50,8 @@ type packer struct {
 	out     bytes.Buffer
 
 	since  time.Time     // begin of the period
-	passed int           // bytes of messages in it
+	passed int           // bytes put on the link in it
+	total  int           // and before
 	waited time.Duration // of it, for the link
 }
 
@@ -71,6 +72,7 @@ func (p *packer) observe(sent int) {
 	if p.passed < packPeriod {
 		return
 	}
+	p.total += p.passed
 	took := time.Since(p.since)
 	waiting := p.waited > took/2
 	rate := float64(p.passed) / took.Seconds()
@@ -80,8 +82,8 @@ func (p *packer) observe(sent int) {
 		level = 2
 	case p.level > 0 && waiting:
 		level = min(p.level+1, len(packLevels)-1)
-	case p.level > 0 && p.waited < took/8:
-		level--
+	case p.level > 0 && p.waited < took/8 && p.total > 2*farWindow:
+		level-- // before, it is buffers that take what is sent
 	}
 	p.since, p.passed, p.waited = time.Now(), 0, 0
 	p.stale = p.stale || level != p.level

@@ -52,7 +52,7 @@ func TestPackObserves(t *testing.T) {
 		{"even that", 1, 0, time.Second, 10 * time.Millisecond},
 		{"in balance", 2, 2, time.Second, 300 * time.Millisecond},
 	} {
-		p := &packer{level: test.before, since: time.Now().Add(-test.took), waited: test.waited}
+		p := &packer{level: test.before, total: 1 << 30, since: time.Now().Add(-test.took), waited: test.waited}
 		if p.observe(packPeriod); p.level != test.after {
 			t.Errorf("%s: from level %d to %d, want %d", test.name, test.before, p.level, test.after)
 		}
