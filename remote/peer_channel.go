@@ -32,7 +32,7 @@ func (w *messageWriter) send(kind byte, fields, data []byte) error {
 	if w.packer == nil {
 		return w.write(w.head, data)
 	}
-	if w.packer.level == 0 || size > maxPacked/2 || isDense(data) {
+	if w.packer.level == 0 || size > maxPacked-packSize || isDense(data) {
 		return errors.Join(w.pack(), w.write(w.head, data))
 	}
 	w.packer.raw = append(append(w.packer.raw, w.head...), data...)

@@ -134,3 +134,14 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
+
+// TestPackLargestData sends the largest message there is: it is compressed like others.
+func TestPackLargestData(t *testing.T) {
+	w := &messageWriter{bundle: newBundle(1 << 20), packer: &packer{level: 2, since: time.Now()}}
+	if err := w.send(msgData, []byte{1}, bytes.Repeat([]byte("quick fox\n"), maxData)[:maxData]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.flush(); err != nil || w.bundle.next > 16<<10 {
+		t.Errorf("%d bytes on the way, %v", w.bundle.next, err)
+	}
+}
