@@ -93,6 +93,11 @@ func newReadmeRun(t *testing.T) *readmeRun {
 	if err := os.Symlink(r.closure.Roots[0], result); err != nil {
 		t.Fatal(err)
 	}
+	expressions := filepath.Join(builder.home, "nixexprs")
+	err = errors.Join(os.Mkdir(expressions, 0o755), os.WriteFile(filepath.Join(expressions, "default.nix"), []byte("{ }: { }\n"), 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
 	port := freeAddr(t)
 	web := httpServer(t, http.FileServer(http.Dir(filepath.Join(r.dir, "srv/cache"))))
 	bucket := s3mem.New()

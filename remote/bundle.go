@@ -105,7 +105,7 @@ func (b *bundle) Write(p []byte) (n int, err error) {
 			return n, err
 		}
 		if b.filling == nil {
-			b.filling = frameBuffers.Get().([]byte)[:frameHeader]
+			b.filling = frameBuffers.Get().(*frameBuffer)[:frameHeader]
 		}
 		some := min(len(p), frameHeader+maxFrame-len(b.filling), int(b.limit-b.next))
 		b.filling = append(b.filling, p[:some]...)
@@ -119,7 +119,9 @@ func (b *bundle) Write(p []byte) (n int, err error) {
 }
 
 // frameBuffers are for full frames.
-var frameBuffers = sync.Pool{New: func() any { return make([]byte, frameHeader+maxFrame) }}
+var frameBuffers = sync.Pool{New: func() any { return new(frameBuffer) }}
+
+type frameBuffer [frameHeader + maxFrame]byte
 
 func (b *bundle) awaitSpace() error {
 	for b.err == nil && !b.ending {
@@ -145,7 +147,7 @@ func (b *bundle) seal() {
 	b.filling, b.hurry = nil, false
 	if len(buf) < maxFrame/2 {
 		small := slices.Clone(buf)
-		frameBuffers.Put(buf[:cap(buf)])
+		frameBuffers.Put((*frameBuffer)(buf[:cap(buf)]))
 		buf = small
 	}
 	f := &frame{offset: b.next - uint64(len(buf)-frameHeader), buf: buf}
@@ -237,7 +239,7 @@ func (b *bundle) acknowledged(received, limit uint64) error {
 func (b *bundle) recycle(frames []*frame) {
 	for i, f := range frames {
 		if !f.again && !f.lane.dead && cap(f.buf) == frameHeader+maxFrame && f.lane.writing != &f.buf[0] {
-			frameBuffers.Put(f.buf[:cap(f.buf)])
+			frameBuffers.Put((*frameBuffer)(f.buf[:cap(f.buf)]))
 		}
 		frames[i] = nil
 	}
@@ -349,7 +351,7 @@ func (b *bundle) Read(p []byte) (int, error) {
 			break
 		}
 		if cap(f.buf) == frameHeader+maxFrame {
-			frameBuffers.Put(f.buf[:cap(f.buf)])
+			frameBuffers.Put((*frameBuffer)(f.buf[:cap(f.buf)]))
 		}
 		b.ready[0] = nil
 		b.ready = b.ready[1:]
@@ -534,7 +536,7 @@ func (b *bundle) readData(r io.Reader, length int, offset uint64) error {
 	}
 	var buf []byte
 	if length >= maxFrame/2 {
-		buf = frameBuffers.Get().([]byte)[:frameHeader+length]
+		buf = frameBuffers.Get().(*frameBuffer)[:frameHeader+length]
 	} else {
 		buf = make([]byte, frameHeader+length)
 	}

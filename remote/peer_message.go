@@ -120,7 +120,7 @@ func (m *messageReader) read(r interface {
 func (m *messageReader) buffer(kind byte, length int) []byte {
 	switch {
 	case kind == msgData && length >= gather:
-		return dataBuffers.Get().([]byte)[:length]
+		return dataBuffers.Get().(*dataBuffer)[:length]
 	case kind == msgData:
 		return make([]byte, length)
 	case length > cap(m.buf):
@@ -130,12 +130,14 @@ func (m *messageReader) buffer(kind byte, length int) []byte {
 }
 
 // dataBuffers are for the longer messages of msgData.
-var dataBuffers = sync.Pool{New: func() any { return make([]byte, maxData+binary.MaxVarintLen64) }}
+var dataBuffers = sync.Pool{New: func() any { return new(dataBuffer) }}
+
+type dataBuffer [maxData + binary.MaxVarintLen64]byte
 
 // dropData gives back the buffer of msgData.
 func dropData(buf []byte) {
-	if cap(buf) == maxData+binary.MaxVarintLen64 {
-		dataBuffers.Put(buf[:cap(buf)])
+	if cap(buf) == len(dataBuffer{}) {
+		dataBuffers.Put((*dataBuffer)(buf[:cap(buf)]))
 	}
 }
 

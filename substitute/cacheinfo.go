@@ -41,7 +41,7 @@ func ParseCacheInfo(dir nix.StoreDir, text []byte) (CacheInfo, error) {
 		case key == "Priority":
 			n, err := strconv.Atoi(value)
 			if err != nil {
-				return info, fmt.Errorf("Priority: %.40q is not a number", value)
+				return info, fmt.Errorf("the priority %.40q is not a number", value)
 			}
 			info.Priority = n
 		}
