@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 
 	"github.com/copy-closure/copy-closure/internal/localstore"
@@ -35,13 +36,15 @@ func main() {
 
 const usage = `serve [--read-only|--write --trust-client] [--store URI]
 store add-root LINK PATH [--store URI]
-store set-profile PROFILE PATH [--store URI]`
+store set-profile PROFILE PATH [--store URI]
+profile rollback --generation N PROFILE [--store URI]`
 
 // A request is the command line, of which copy-closure at the other end is the only
 // author.
 type request struct {
 	words        []string
 	store        string
+	generation   int
 	write, trust bool
 }
 
@@ -57,6 +60,12 @@ func parse(args []string) (request, error) {
 		case arg == "--store" && i+1 < len(args):
 			i++
 			r.store = args[i]
+		case arg == "--generation" && i+1 < len(args):
+			i++
+			var err error
+			if r.generation, err = strconv.Atoi(args[i]); err != nil {
+				return r, err
+			}
 		case arg != "" && arg[0] != '-':
 			r.words = append(r.words, arg)
 		default:
@@ -79,6 +88,8 @@ func run(ctx context.Context, args []string) error {
 		return r.serve(ctx)
 	case len(w) == 4 && w[0] == "store" && (w[1] == "add-root" || w[1] == "set-profile"):
 		return r.addRoot(ctx, w[1], w[2], w[3])
+	case len(w) == 3 && w[0] == "profile" && w[1] == "rollback" && r.generation > 0:
+		return r.switchGeneration(ctx, w[2])
 	}
 	return fmt.Errorf("usage:\n%s", usage)
 }
@@ -164,13 +175,18 @@ func (b backend) Import(context.Context) (remote.Importer, error) {
 	return b.NewImport(localstore.ImportOptions{}), nil
 }
 
-// addRoot keeps a path from garbage collection, by a link or as a generation.
-func (r request) addRoot(ctx context.Context, how, name, path string) (err error) {
+// open opens the store that is there already.
+func (r request) open(ctx context.Context) (*localstore.Store, error) {
 	choice, err := localstore.Choose(r.store)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s, err := localstore.Open(ctx, choice.Config)
+	return localstore.Open(ctx, choice.Config)
+}
+
+// addRoot keeps a path from garbage collection, by a link or as a generation.
+func (r request) addRoot(ctx context.Context, how, name, path string) (err error) {
+	s, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -184,4 +200,13 @@ func (r request) addRoot(ctx context.Context, how, name, path string) (err error
 	}
 	_, err = s.SetProfile(ctx, name, p)
 	return err
+}
+
+// switchGeneration makes a profile lead to another of its generations.
+func (r request) switchGeneration(ctx context.Context, profile string) error {
+	s, err := r.open(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.SwitchGeneration(ctx, profile, r.generation), s.Close())
 }

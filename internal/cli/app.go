@@ -167,6 +167,7 @@ func (p *program) app() *cli.App {
 			p.fetchCommand(),
 			p.serveCommand(),
 			p.storeCommand(),
+			p.profileCommand(),
 			p.channelCommand(),
 			p.keyCommand(),
 			p.signCommand(),

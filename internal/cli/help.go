@@ -14,7 +14,7 @@ Other commands; --help behind each of them tells more:
   store      add, info, ls, closure, verify, delete, add-root, set-profile
   cache      push, serve, info, ls, verify, delete
   key        generate, public; sign, verify: local paths; channel publish
-  serve      the far end of a copy; completion bash|zsh|fish
+  profile    list, rollback [--to HOST]; serve: the far end; completion bash|zsh|fish
 
 HOST is [ssh://|ssh-ng://][user@]host[:port][?remote-program=…&remote-store=…]
 PATH is a store path, a path inside one, or a link into the store such as ./result

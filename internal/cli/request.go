@@ -155,16 +155,8 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 		return usagef("--delta is auto, always or never, not %q", r.delta)
 	}
 	r.gzip = r.gzip || r.host.compress || c.Bool("gzip") || c.Bool("bzip2") || c.Bool("xz")
-	switch r.ssh {
-	case "auto", "builtin", "openssh":
-	default:
-		return usagef("--ssh is auto, builtin or openssh, not %q", r.ssh)
-	}
-	switch {
-	case r.sudo && r.become.command != "":
-		return usagef("--sudo and --become-command exclude each other")
-	case r.sudo:
-		r.become.command = sudoCommand
+	if err := r.checkLogin(); err != nil {
+		return err
 	}
 	switch r.bootstrap {
 	case bootstrapAsk, bootstrapAuto, bootstrapAlways, bootstrapNever:
@@ -180,6 +172,22 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 		if r.limit, err = parseRate(text); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkLogin checks the options that say how to log in, and as whom.
+func (r *copyRequest) checkLogin() error {
+	switch r.ssh {
+	case "auto", "builtin", "openssh":
+	default:
+		return usagef("--ssh is auto, builtin or openssh, not %q", r.ssh)
+	}
+	switch {
+	case r.sudo && r.become.command != "":
+		return usagef("--sudo and --become-command exclude each other")
+	case r.sudo:
+		r.become.command = sudoCommand
 	}
 	return nil
 }

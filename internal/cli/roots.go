@@ -123,8 +123,12 @@ func (f *farEnd) setProfileCommand(profile string, p nix.StorePath) []string {
 	if f.ours() {
 		return []string{f.Program(), "store", "set-profile", profile, p.String()}
 	}
-	env := strings.TrimSuffix(f.nixStore(), "nix-store") + "nix-env"
-	return []string{env, "-p", profile, "--set", p.String()}
+	return []string{f.nixEnv(), "-p", profile, "--set", p.String()}
+}
+
+// nixEnv is nix-env beside nixStore.
+func (f *farEnd) nixEnv() string {
+	return strings.TrimSuffix(f.nixStore(), "nix-store") + "nix-env"
 }
 
 // ours reports whether the far end is copy-closure.

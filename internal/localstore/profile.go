@@ -11,15 +11,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
 // A Generation is one state of a profile.
 type Generation struct {
-	Number int
-	Link   string // PROFILE-NUMBER-link
-	Path   nix.StorePath
+	Number  int
+	Link    string // PROFILE-NUMBER-link
+	Path    nix.StorePath
+	Made    time.Time
+	Current bool // the profile leads to it
 }
 
 // SetProfile makes the valid path p the current generation of a profile and
@@ -44,10 +47,7 @@ func (s *Store) setProfile(ctx context.Context, profile string, p nix.StorePath)
 	if err := os.MkdirAll(filepath.Dir(profile), 0o755); err != nil {
 		return 0, err
 	}
-	if st, err := os.Lstat(profile); err == nil && st.Mode()&fs.ModeSymlink == 0 {
-		return 0, errors.New("it is no link, so no profile")
-	}
-	lock, err := waitFileLock(ctx, profile+".lock")
+	lock, err := lockProfile(ctx, profile)
 	if err != nil {
 		return 0, err
 	}
@@ -70,6 +70,45 @@ func (s *Store) setProfile(ctx context.Context, profile string, p nix.StorePath)
 	return newest.Number, replaceLink(profile, filepath.Base(newest.Link))
 }
 
+// SwitchGeneration makes the profile lead to the generation with that number. All of
+// them stay roots.
+func (s *Store) SwitchGeneration(ctx context.Context, profile string, number int) error {
+	profile, err := filepath.Abs(profile)
+	if err == nil {
+		err = s.switchGeneration(ctx, profile, number)
+	}
+	if err != nil {
+		return fmt.Errorf("switch profile %s to generation %d: %w", profile, number, err)
+	}
+	return nil
+}
+
+func (s *Store) switchGeneration(ctx context.Context, profile string, number int) (err error) {
+	lock, err := lockProfile(ctx, profile)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+	generations, err := s.Generations(profile)
+	if err != nil {
+		return err
+	}
+	for _, g := range generations {
+		if g.Number == number {
+			return replaceLink(profile, filepath.Base(g.Link))
+		}
+	}
+	return errors.New("there is no such generation")
+}
+
+// lockProfile keeps other programs, Nix's too, from changing a profile meanwhile.
+func lockProfile(ctx context.Context, profile string) (*fileLock, error) {
+	if st, err := os.Lstat(profile); err == nil && st.Mode()&fs.ModeSymlink == 0 {
+		return nil, errors.New("it is no link, so no profile")
+	}
+	return waitFileLock(ctx, profile+".lock")
+}
+
 // Generations returns the generations of a profile, the oldest first. A profile
 // that does not exist has none.
 func (s *Store) Generations(profile string) ([]Generation, error) {
@@ -84,6 +123,10 @@ func (s *Store) Generations(profile string) ([]Generation, error) {
 	if err != nil {
 		return nil, err
 	}
+	current, err := os.Readlink(profile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	var generations []Generation
 	for _, entry := range entries {
 		number, ok := generationNumber(entry.Name(), filepath.Base(profile))
@@ -95,9 +138,13 @@ func (s *Store) Generations(profile string) ([]Generation, error) {
 		if err != nil {
 			return nil, err
 		}
+		info, err := entry.Info()
+		if err != nil {
+			return nil, err
+		}
 		// What points elsewhere has a number all the same.
 		p, _, _ := s.config.StoreDir.Split(target)
-		generations = append(generations, Generation{number, link, p})
+		generations = append(generations, Generation{number, link, p, info.ModTime(), filepath.Base(current) == entry.Name()})
 	}
 	slices.SortFunc(generations, func(a, b Generation) int { return cmp.Compare(a.Number, b.Number) })
 	return generations, nil

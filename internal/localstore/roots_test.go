@@ -148,6 +148,15 @@ func TestSetProfile(t *testing.T) {
 			if err != nil || len(generations) != 3 || generations[1].Path != c[1].Info.Path || generations[1].Number != 2 {
 				t.Errorf("generations are %v (%v)", generations, err)
 			}
+			if err := s.SwitchGeneration(t.Context(), profile, 1); err != nil {
+				t.Fatal(err)
+			}
+			if generations, err = s.Generations(profile); err != nil || !generations[0].Current || generations[2].Current {
+				t.Errorf("after a switch to generation 1 there are %v (%v)", generations, err)
+			}
+			if err := s.SwitchGeneration(t.Context(), profile, 9); err == nil {
+				t.Error("the profile leads to a generation that is not there")
+			}
 			if _, err := os.Lstat(profile + ".lock"); err == nil {
 				t.Error("the profile's lock is left behind")
 			}
