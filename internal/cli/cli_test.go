@@ -169,6 +169,27 @@ func TestTruth(t *testing.T) {
 	}
 }
 
+func TestOursWouldHelp(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		sent      int64
+		rtt, took time.Duration
+		want      bool
+	}{
+		{51 << 20, 21 * ms, time.Second, true},
+		{51 << 20, 0, 61 * time.Second, true},
+		{51 << 20, 5 * ms, 61 * time.Second, true},
+		{51 << 20, 20 * ms, time.Second, false},
+		{51 << 20, 0, time.Second, false},
+		{50 << 20, 100 * ms, 61 * time.Second, false},
+		{0, 0, 0, false},
+	} {
+		if got := oursWouldHelp(c.sent, c.rtt, c.took); got != c.want {
+			t.Errorf("%d bytes, round trip %s, %s: %t", c.sent, c.rtt, c.took, got)
+		}
+	}
+}
+
 func TestRootRequest(t *testing.T) {
 	for _, c := range []struct {
 		q     rootRequest

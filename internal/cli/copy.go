@@ -196,7 +196,13 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 		return err
 	}
 	report.Result = result
-	return r.printResult(plan, report, e.far.roundTrips(len(plan.Send) > 0))
+	if err := r.printResult(plan, report, e.far.roundTrips(len(plan.Send) > 0)); err != nil {
+		return err
+	}
+	if !r.quiet && !r.pull {
+		r.suggestOurs(plan.SendBytes(), e.far)
+	}
+	return nil
 }
 
 // tell says what answered at the far end.
@@ -294,4 +300,25 @@ func (r *copyRun) printResult(plan *closure.Plan, report *copyReport, roundTrips
 		return printJSON(r.stdout, report)
 	}
 	return nil
+}
+
+// suggestOurs says, behind a long push to a real Nix, what would make the next one
+// shorter. Where a daemon decides, our program there would hand the paths to it as they
+// are: only who is root is sure to gain.
+func (r *copyRun) suggestOurs(sent int64, far *farEnd) {
+	root := far.conn.Login().User == "root" || r.become.command != ""
+	if root && !r.host.worker && !far.ours() && oursWouldHelp(sent, far.conn.RTT(), time.Since(r.started)) {
+		fmt.Fprintf(r.screen, "copy-closure on %s would have been sent less: compressed, and of what is there already only what changed (see README)\n", r.host.name)
+	}
+}
+
+// oursWouldHelp reports whether a push was so long that our own protocol would have
+// made much of it unnecessary. A round trip of 0 is not known.
+func oursWouldHelp(sent int64, rtt, took time.Duration) bool {
+	const (
+		much = 50 << 20 // bytes of NARs
+		far  = 20 * time.Millisecond
+		long = time.Minute
+	)
+	return sent > much && (rtt > far || took > long)
 }
