@@ -29,9 +29,11 @@ func (r *copyRun) checkRoom(ctx context.Context, plan *closure.Plan, e ends) err
 	for _, info := range plan.Send {
 		need += (info.NARSize+fileBlock-1)/fileBlock*fileBlock + fileBlock
 	}
-	room := e.far.room(ctx, need)
+	var room *remote.Room
 	if r.pull {
 		room = e.local.room()
+	} else {
+		room = e.far.room(ctx, need)
 	}
 	if room == nil || room.Bytes >= need && (room.Files == 0 || room.Files >= int64(len(plan.Send))) {
 		return nil
