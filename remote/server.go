@@ -61,6 +61,14 @@ type Substituter interface {
 	Substitute(ctx context.Context, paths []nix.StorePath) error
 }
 
+// A NamedSubstituter is a Substituter to which clients of the worker protocol name
+// caches.
+type NamedSubstituter interface {
+	// Name tells which caches the client's configuration has. Which of them are used
+	// is the substituter's decision.
+	Name(addresses []string)
+}
+
 // A Meeting is where further sessions of a client find the first.
 type Meeting interface {
 	// Token is the secret of tokenSize bytes that they name.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -223,14 +224,30 @@ func (d *daemonServer) findRoots(ctx context.Context) error {
 	})
 }
 
-// setOptions reads what a client would have a build do.
+// setOptions reads what a client would have a build do, which is passed over, and the
+// caches of its configuration.
 func (d *daemonServer) setOptions() error {
 	for range 12 {
 		d.in.Uint64()
 	}
-	d.skipStrings(2 * d.in.Count(serverMaxWords))
+	var caches, further []string
+	for range d.in.Count(serverMaxWords) {
+		name, value := d.in.String(wire.MaxField), d.in.String(wire.MaxField)
+		switch name {
+		case "substituters":
+			caches = strings.Fields(value)
+		case "extra-substituters":
+			further = strings.Fields(value)
+		}
+		if d.in.Err() != nil {
+			break
+		}
+	}
 	if err := d.request("set options"); err != nil {
 		return err
+	}
+	if named, ok := d.options.Substituter.(NamedSubstituter); ok {
+		named.Name(append(caches, further...))
 	}
 	return d.reply(nil, nothing)
 }

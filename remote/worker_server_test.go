@@ -239,6 +239,29 @@ func TestServeDaemonAddToStore(t *testing.T) {
 	}
 }
 
+// A namedSubstituter keeps the names of caches.
+type namedSubstituter struct {
+	serverSubstituter
+	named []string
+}
+
+func (s *namedSubstituter) Name(addresses []string) { s.named = addresses }
+
+// TestServeDaemonOptions sets options, of which the caches are handed on.
+func TestServeDaemonOptions(t *testing.T) {
+	substituter := new(namedSubstituter)
+	o := remote.ServerOptions{Write: true, Substituter: substituter}
+	said := words(19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+		3, "substituters", "http://a  http://b", "cores", "4", "extra-substituters", "http://c")
+	answer, err := serveDaemonBytes(nixtest.NewStore(), o, said)
+	if want := words(0x616c7473); err != nil || !bytes.Equal(answer, want) {
+		t.Errorf("answer %q (%v), want %q", answer, err, want)
+	}
+	if want := []string{"http://a", "http://b", "http://c"}; !slices.Equal(substituter.named, want) {
+		t.Errorf("the substituter is told of %q, want %q", substituter.named, want)
+	}
+}
+
 // TestServeDaemonResults has builds that are none, as clients of different versions see
 // them.
 func TestServeDaemonResults(t *testing.T) {

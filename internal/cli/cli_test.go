@@ -190,6 +190,17 @@ func TestOursWouldHelp(t *testing.T) {
 	}
 }
 
+func TestAllowedCaches(t *testing.T) {
+	trusted := []string{"https://a", "http://b/", "file:///c"}
+	got := allowedCaches([]string{"https://a/", "http://b", "http://evil", "file:///"}, trusted)
+	if want := trusted[:2]; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := allowedCaches([]string{"http://evil"}, nil); len(got) != 0 {
+		t.Errorf("nothing is trusted, but %q is used", got)
+	}
+}
+
 func TestRootRequest(t *testing.T) {
 	for _, c := range []struct {
 		q     rootRequest

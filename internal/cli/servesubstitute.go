@@ -2,20 +2,25 @@ package cli
 
 import (
 	"context"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixconf"
 )
 
 // A serverSubstituter takes paths from the caches of this machine's configuration into
-// the store that is served. What a client says has no influence on which they are.
+// the store that is served. A client may add those that trusted-substituters lists.
 type serverSubstituter struct {
 	*program
 	local *localEnd
 
 	mu     sync.Mutex
+	named  []string // by the client
 	opened bool
 	source *cacheSource // nil: there are no caches
 }
@@ -51,13 +56,36 @@ func (s *serverSubstituter) Substitute(ctx context.Context, paths []nix.StorePat
 	})
 }
 
+// Name implements remote.NamedSubstituter.
+func (s *serverSubstituter) Name(addresses []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.named = addresses
+}
+
+// allowedCaches are those of the trusted caches that a client names, with or without
+// the slash at the end.
+func allowedCaches(named, trusted []string) []string {
+	asked := make(map[string]bool, len(named))
+	for _, address := range named {
+		asked[strings.TrimSuffix(address, "/")] = true
+	}
+	return slices.DeleteFunc(slices.Clone(trusted), func(address string) bool {
+		return !asked[strings.TrimSuffix(address, "/")]
+	})
+}
+
 func (s *serverSubstituter) caches(ctx context.Context) (*cacheSource, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.opened {
 		return s.source, nil
 	}
-	caches, err := s.openSubstituters(ctx, cacheRequest{checkSigs: true})
+	conf, err := nixconf.Load(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	caches, err := s.openSubstituters(ctx, cacheRequest{checkSigs: true, further: allowedCaches(s.named, conf.TrustedSubstituters())})
 	if err != nil {
 		return nil, err
 	}

@@ -137,6 +137,8 @@ func canonical(key string) string {
 		return "trusted-public-keys"
 	case "binary-caches":
 		return "substituters"
+	case "trusted-binary-caches":
+		return "trusted-substituters"
 	case "filetransfer-retry-attempts":
 		return "download-attempts"
 	}

@@ -18,6 +18,15 @@ func (s *Settings) Substituters() []string {
 	return strings.Fields(s.text("substituters"))
 }
 
+// TrustedSubstituters returns the URLs of the caches that clients may name, besides
+// those of Substituters; none with substitute = false.
+func (s *Settings) TrustedSubstituters() []string {
+	if s.text("substitute") == "false" {
+		return nil
+	}
+	return strings.Fields(s.text("trusted-substituters"))
+}
+
 // NetrcFile returns the name of the file with passwords for web servers.
 func (s *Settings) NetrcFile() string {
 	if file := s.text("netrc-file"); file != "" {

@@ -37,6 +37,19 @@ func TestSubstituters(t *testing.T) {
 	}
 }
 
+func TestTrustedSubstituters(t *testing.T) {
+	for text, want := range map[string][]string{
+		"":                                  nil,
+		"trusted-substituters = http://a\n": {"http://a"},
+		"trusted-substituters = http://a\nsubstitute = false\n":                     nil,
+		"trusted-binary-caches = http://a\nextra-trusted-substituters = http://b\n": {"http://a", "http://b"},
+	} {
+		if got := load(t, text).TrustedSubstituters(); !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestTimeouts(t *testing.T) {
 	s := load(t, "connect-timeout = 3\nstalled-download-timeout = -1\n")
 	if got, err := s.ConnectTimeout(); err != nil || got != 3*time.Second {
