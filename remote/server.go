@@ -61,6 +61,13 @@ type Substituter interface {
 	Substitute(ctx context.Context, paths []nix.StorePath) error
 }
 
+// A ForeseeingSubstituter is a Substituter that knows beforehand what it can get.
+type ForeseeingSubstituter interface {
+	// Foresee returns those of paths, and of all that they refer to, that are not
+	// valid and that it can get, and the bytes that it would download.
+	Foresee(ctx context.Context, paths []nix.StorePath) (infos []*nix.PathInfo, download int64, err error)
+}
+
 // A NamedSubstituter is a Substituter to which clients of the worker protocol name
 // caches.
 type NamedSubstituter interface {

@@ -19,14 +19,23 @@ func (d *daemonServer) ensurePath(ctx context.Context) error {
 	return d.reply(d.ensure(ctx, p.String()), one)
 }
 
-// ensure fetches what is wanted if it is a path that some cache has; nothing is built.
+// ensure fetches what is wanted, with all that it refers to, if it is a path that some
+// cache has; nothing is built.
 func (d *daemonServer) ensure(ctx context.Context, wanted string) error {
 	missing, err := d.missing(ctx, wanted)
 	if err != nil || missing.IsZero() {
 		return err
 	}
 	if isPath(d.dir, wanted) {
-		if err := d.substitute(ctx, []nix.StorePath{missing}); err != nil {
+		found, _, _, err := d.foresee(ctx, []nix.StorePath{missing})
+		if err != nil {
+			return err
+		}
+		paths := []nix.StorePath{missing}
+		for _, info := range found {
+			paths = append(paths, info.Path)
+		}
+		if err := d.substitute(ctx, paths); err != nil {
 			return err
 		}
 		if missing, err = d.missing(ctx, wanted); err != nil || missing.IsZero() {

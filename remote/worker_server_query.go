@@ -158,13 +158,47 @@ func (d *daemonServer) queryMissing(ctx context.Context) error {
 			build = append(build, missing)
 		}
 	}
-	return d.reply(nil, func(w *wire.Writer) {
+	found, unknown, download, err := d.foresee(ctx, unknown)
+	return d.reply(err, func(w *wire.Writer) {
+		var fetch []nix.StorePath
+		var unpacked int64
+		for _, info := range found {
+			fetch = append(fetch, info.Path)
+			unpacked += info.NARSize
+		}
 		w.Paths(sortedPaths(build))
-		w.Paths(nil) // nothing is known to be substitutable
+		w.Paths(sortedPaths(fetch))
 		w.Paths(sortedPaths(unknown))
-		w.Uint64(0) // to download
-		w.Uint64(0) // of NARs
+		w.Uint64(uint64(download))
+		w.Uint64(uint64(unpacked))
 	})
+}
+
+// foresee returns what would be substituted to have the missing paths and all that
+// they refer to, and what nobody is known to have. As in Nix a cache that does not
+// answer is only a warning.
+func (d *daemonServer) foresee(ctx context.Context, missing []nix.StorePath) (found []*nix.PathInfo, unknown []nix.StorePath, download int64, err error) {
+	s, ok := d.options.Substituter.(ForeseeingSubstituter)
+	if !ok || !d.options.Write || len(missing) == 0 {
+		return nil, missing, 0, nil
+	}
+	found, download, err = s.Foresee(ctx, missing)
+	if err != nil {
+		d.options.Logger.Warn("caches do not tell what they have", "paths", len(missing), "error", err)
+		return nil, missing, 0, nil
+	}
+	wanted := slices.Clone(missing)
+	known := make(map[nix.StorePath]bool, len(found))
+	for _, info := range found {
+		known[info.Path] = true
+		wanted = append(wanted, info.References...)
+	}
+	wanted = slices.DeleteFunc(sortedPaths(wanted), func(p nix.StorePath) bool { return known[p] })
+	valid, err := d.backend.ValidPaths(ctx, wanted)
+	for _, p := range valid {
+		known[p] = true
+	}
+	return found, slices.DeleteFunc(wanted, func(p nix.StorePath) bool { return known[p] }), download, err
 }
 
 func isPath(dir nix.StoreDir, word string) bool {

@@ -247,6 +247,34 @@ type namedSubstituter struct {
 
 func (s *namedSubstituter) Name(addresses []string) { s.named = addresses }
 
+// Foresee has the objects, and says that each is 10 bytes long.
+func (s *namedSubstituter) Foresee(context.Context, []nix.StorePath) (infos []*nix.PathInfo, download int64, err error) {
+	for _, o := range s.objects {
+		infos = append(infos, o.Info)
+	}
+	return infos, 10 * int64(len(infos)), nil
+}
+
+// TestServeDaemonMissing asks for a path that a cache has. Of what it refers to one is
+// valid, one comes from the cache, and one is nowhere.
+func TestServeDaemonMissing(t *testing.T) {
+	chain := nixtest.Chain(4)
+	store := nixtest.NewStore(chain[0])
+	for name, test := range map[string]struct {
+		cached nixtest.Closure
+		want   []byte
+	}{
+		"top alone": {chain[3:], words(0x616c7473, 0, 1, chain.Top(), 1, chain[2].Info.Path, 10, int(chain[3].Info.NARSize))},
+		"nothing":   {nil, words(0x616c7473, 0, 0, 1, chain.Top(), 0, 0)},
+	} {
+		o := remote.ServerOptions{Write: true, Substituter: &namedSubstituter{serverSubstituter: serverSubstituter{objects: test.cached}}}
+		answer, err := serveDaemonBytes(store, o, words(40, 1, chain.Top()))
+		if err != nil || !bytes.Equal(answer, test.want) {
+			t.Errorf("%s: answer (%v)\n%s\nwant\n%s", name, err, hexLines(answer), hexLines(test.want))
+		}
+	}
+}
+
 // TestServeDaemonOptions sets options, of which the caches are handed on.
 func TestServeDaemonOptions(t *testing.T) {
 	substituter := new(namedSubstituter)

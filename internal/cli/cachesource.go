@@ -52,11 +52,7 @@ func (s *cacheSource) Closure(ctx context.Context, roots []nix.StorePath) ([]*ni
 	var mu sync.Mutex
 	var present []nix.StorePath
 	isHere := func(p nix.StorePath) bool {
-		if s.local.store == nil {
-			return false
-		}
-		valid, err := s.local.store.ValidPaths(ctx, []nix.StorePath{p})
-		if err != nil || len(valid) == 0 {
+		if !s.isHere(ctx, p) {
 			return false
 		}
 		mu.Lock()
@@ -77,6 +73,15 @@ func (s *cacheSource) Closure(ctx context.Context, roots []nix.StorePath) ([]*ni
 		infos = append(infos, here...)
 	}
 	return infos, s.checkComplete(roots, infos)
+}
+
+// isHere reports whether p is known to be valid here.
+func (s *cacheSource) isHere(ctx context.Context, p nix.StorePath) bool {
+	if s.local.store == nil {
+		return false
+	}
+	valid, err := s.local.store.ValidPaths(ctx, []nix.StorePath{p})
+	return err == nil && len(valid) > 0
 }
 
 // checkComplete names a path that no cache has, with the reason if there is one.

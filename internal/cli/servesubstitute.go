@@ -56,6 +56,23 @@ func (s *serverSubstituter) Substitute(ctx context.Context, paths []nix.StorePat
 	})
 }
 
+// Foresee implements remote.ForeseeingSubstituter. What a Nix here would fetch is not
+// known.
+func (s *serverSubstituter) Foresee(ctx context.Context, paths []nix.StorePath) (infos []*nix.PathInfo, download int64, err error) {
+	if s.local.nix != nil {
+		return nil, 0, nil
+	}
+	source, err := s.caches(ctx)
+	if err != nil || source == nil {
+		return nil, 0, err
+	}
+	hits, err := source.caches.Closure(ctx, paths, func(p nix.StorePath) bool { return source.isHere(ctx, p) })
+	for _, hit := range hits {
+		download += downloadSize(hit)
+	}
+	return source.remember(hits), download, err
+}
+
 // Name implements remote.NamedSubstituter.
 func (s *serverSubstituter) Name(addresses []string) {
 	s.mu.Lock()
