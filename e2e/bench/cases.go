@@ -69,6 +69,9 @@ var allCases = []benchCase{
 	{"database", database},
 	{"cache-serve", cacheServe},
 	{"cache-push", cachePush},
+	{"fetch", fetchCase},
+	{"narinfos", narInfos},
+	{"both-sources", bothSources},
 	{"rebuilt", copyCase{
 		title: "upgrade, references changed, 450 MB, base at both ends: push", source: rebuilt(true), before: &rebuiltBefore, ours: true,
 		tools: []tool{us}, wire: mb / 2,

@@ -396,8 +396,10 @@ func (n *cacheNAR) WriteTo(w io.Writer) (int64, error) {
 func (n *cacheNAR) Close() error {
 	<-n.opened
 	<-n.lane.slots
-	if n.body == nil {
+	body := n.body
+	if body == nil {
 		return nil
 	}
-	return n.body.Close()
+	n.body = nil // a decompressor's window is large, and we may be kept until the path is valid
+	return body.Close()
 }
