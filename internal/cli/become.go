@@ -76,7 +76,7 @@ func (r *copyRun) mendSudo(ctx context.Context, far *farEnd, refused string) err
 // askSudoPassword asks the person, and tries the password before anything else is
 // sent behind it: what comes after a wrong one would be taken for the next.
 func (r *copyRun) askSudoPassword(ctx context.Context, far *farEnd, refused string) error {
-	ask := prompter()
+	ask := r.prompter()
 	if ask == nil {
 		return fmt.Errorf("%s; nobody is at a terminal to be asked for a password. Allow this user there to start, without one, copy-closure serve --write --trust-client or nix-store --serve --write (NOPASSWD in sudoers), or log in as root", refused)
 	}

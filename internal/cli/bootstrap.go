@@ -205,7 +205,7 @@ func (r *copyRun) consent(ctx context.Context, agent remote.Agent, bare *remote.
 		r.log.Info("no program at the far end: "+what, "bootstrap", string(r.bootstrap))
 		return nil
 	}
-	ask := prompter()
+	ask := r.prompter()
 	if ask == nil {
 		return fmt.Errorf("%w. With --bootstrap auto this would %s", bare, what)
 	}

@@ -36,11 +36,11 @@ func (p *program) copyCommand(c *cli.Context, compatible bool) error {
 // runCopy copies, or plans a copy, and says in its error which.
 func (p *program) runCopy(ctx context.Context, request *copyRequest) (err error) {
 	r := &copyRun{program: p, copyRequest: request, started: time.Now()}
+	run := r.doPush
 	if r.pull {
-		err = r.doPull(ctx)
-	} else {
-		err = r.doPush(ctx)
+		run = r.doPull
 	}
+	err = r.retrying(ctx, run)
 	if err == nil {
 		return nil
 	}
@@ -55,6 +55,7 @@ type copyRun struct {
 	*program
 	*copyRequest
 	started time.Time
+	asked   bool // a person had to answer something to log in
 }
 
 func (r *copyRun) verb() string {

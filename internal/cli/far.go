@@ -44,7 +44,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		Compress:   r.gzip,
 		KeyFile:    r.host.keyFile,
 		HostKey:    r.host.hostKey,
-		Prompter:   prompter(),
+		Prompter:   r.prompter(),
 		Logger:     r.log,
 	})
 	if err != nil {

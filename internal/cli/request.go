@@ -38,6 +38,7 @@ type copyRequest struct {
 	json        bool
 	html        string // file for the page of a plan
 	quiet       bool
+	retries     int // after lost connections
 	caches      cacheRequest
 	prefer      closure.Preference
 }
@@ -61,6 +62,7 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 		roots:       rootRequest{links: c.StringSlice("add-root"), profile: c.String("profile")},
 		json:        c.Bool("json"),
 		quiet:       c.Bool("quiet"),
+		retries:     c.Int("retries"),
 	}
 	if err := p.checkDirection(c, compatible); err != nil {
 		return nil, err
@@ -162,6 +164,9 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 	case bootstrapAsk, bootstrapAuto, bootstrapAlways, bootstrapNever:
 	default:
 		return usagef("--bootstrap is ask, auto, always or never, not %q", r.bootstrap)
+	}
+	if r.retries < 0 {
+		return usagef("--retries is a number, 0 for none")
 	}
 	const most = 64
 	if r.sessions < 0 || r.sessions > most {
