@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,7 +100,7 @@ func (s *Store) findTempRoots(found roots) error {
 		if err == nil && dead {
 			err = (&fileLock{f}).release()
 		} else if err == nil {
-			err = errors.Join(s.readTempRoots(found, path), f.Close())
+			err = errors.Join(s.readTempRoots(found, f), f.Close())
 		}
 		if err != nil {
 			return err
@@ -108,11 +109,12 @@ func (s *Store) findTempRoots(found roots) error {
 	return nil
 }
 
-func (s *Store) readTempRoots(found roots, path string) error {
-	text, err := os.ReadFile(path)
+// readTempRoots reads the open file: its process may delete it at any time.
+func (s *Store) readTempRoots(found roots, f *os.File) error {
+	text, err := io.ReadAll(f)
 	for _, root := range bytes.Split(text, []byte{0}) {
 		if p, err := s.config.StoreDir.Parse(string(root)); err == nil {
-			found[p] = "the process of " + path
+			found[p] = "the process of " + f.Name()
 		}
 	}
 	return err
