@@ -394,7 +394,7 @@ func TestBesideNix(t *testing.T) {
 				return
 			default:
 			}
-			if _, err := tryRun("nix-store", "--store", root, "--gc"); err != nil {
+			if _, err := tryRun("nix-store", "--store", root, "--gc"); err != nil && !diedOfItself(err) {
 				t.Error(err)
 			}
 		}
@@ -412,6 +412,13 @@ func TestBesideNix(t *testing.T) {
 	close(stop)
 	running.Wait()
 	verifyWithNix(t, root)
+}
+
+// diedOfItself reports whether Nix's collector failed in the way in which Nix 2.8 does
+// when a process goes away while it looks for roots: an exception finds its helper
+// thread running.
+func diedOfItself(err error) bool {
+	return strings.Contains(err.Error(), "terminate called without an active exception")
 }
 
 // TestDeleteBesideNix deletes paths while Nix adds others and takes temporary roots.
