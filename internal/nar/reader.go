@@ -394,6 +394,12 @@ func (r *Reader) readError(err error) error {
 	return err
 }
 
+// failed reports whether the stream failed, and not the archive.
+func (r *Reader) failed() bool {
+	var format *FormatError
+	return r.err != nil && r.err != io.EOF && !errors.As(r.err, &format)
+}
+
 // expect compares the words with the beginning of b, which reaches to where the
 // stream stands.
 func (r *Reader) expect(b []byte, words ...string) error {

@@ -44,8 +44,9 @@ type RestoreOptions struct {
 // link below that directory. Up to about 2 MiB of small files are held in memory.
 //
 // When Restore fails, what it has made is left for RemoveAll. Errors name the
-// file; one of the archive wraps a *FormatError. A Read that blocks is not
-// interrupted by ctx.
+// file; one of the archive wraps a *FormatError. Where only r failed, or ctx was
+// over, the error wraps a *BrokenError, and what was made is of use. A Read that
+// blocks is not interrupted by ctx.
 func Restore(ctx context.Context, r io.Reader, dest string, opts RestoreOptions) error {
 	dir, err := os.Open(filepath.Dir(dest))
 	if err != nil {
@@ -55,6 +56,17 @@ func Restore(ctx context.Context, r io.Reader, dest string, opts RestoreOptions)
 	return RestoreAt(ctx, r, dir, filepath.Base(dest), opts)
 }
 
+// A BrokenError says that a restore ended early through no fault of the archive or of
+// the disk. The first Offset bytes of the archive are those of what was made, as an
+// Index of it has them; what stands behind there in the Index means nothing.
+type BrokenError struct {
+	Offset int64
+	Err    error
+}
+
+func (e *BrokenError) Error() string { return e.Err.Error() }
+func (e *BrokenError) Unwrap() error { return e.Err }
+
 // RestoreAt does the same for a name in an open directory.
 func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts RestoreOptions) error {
 	path := filepath.Join(dir.Name(), name)
@@ -62,10 +74,11 @@ func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts
 		return pathError("restore", path, err)
 	}
 	defer runtime.KeepAlive(dir)
-	ctx, cancel := context.WithCancelCause(ctx)
+	writing, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	t := &restorer{
-		ctx:       ctx,
+		caller:    ctx,
+		ctx:       writing,
 		cancel:    cancel,
 		nar:       NewReader(r),
 		canonical: opts.Canonical,
@@ -84,8 +97,10 @@ func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts
 // goroutine; other nodes are collected in a batch. Once the first batch is full,
 // workers are started that write them.
 type restorer struct {
-	ctx       context.Context
+	caller    context.Context
+	ctx       context.Context         // of writing, which goes on when the caller's is over
 	cancel    context.CancelCauseFunc // with the first error
+	whole     int64                   // bytes of the archive of which all is made or in a batch
 	nar       *Reader
 	canonical bool
 	workers   int
@@ -133,8 +148,8 @@ func (t *restorer) tree(root string) error {
 		if err == io.EOF {
 			return nil
 		}
-		if t.ctx.Err() != nil {
-			return context.Cause(t.ctx)
+		if overErr := t.over(); overErr != nil {
+			return overErr
 		}
 		if err != nil {
 			return t.pathError(t.open[0], root, err)
@@ -150,6 +165,14 @@ func (t *restorer) tree(root string) error {
 			return err
 		}
 	}
+}
+
+// over returns why no more is to be made, if that is so.
+func (t *restorer) over() error {
+	if t.ctx.Err() != nil {
+		return context.Cause(t.ctx)
+	}
+	return context.Cause(t.caller)
 }
 
 func (t *restorer) pop() *targetDir {
@@ -174,6 +197,9 @@ func (t *restorer) node(dir *targetDir, name string, entry *Entry) error {
 	b.buf = slices.Grow(b.buf, int(entry.Size))[:start+int(entry.Size)]
 	if _, err := io.ReadFull(t.nar, b.buf[start:]); err != nil {
 		return t.pathError(dir, name, err)
+	}
+	if entry.Size > 0 {
+		t.whole = entry.Offset + entry.Size
 	}
 	dir.refs.Add(1)
 	b.nodes = append(b.nodes, node{dir, name, entry.Target, entry.Executable, int(entry.Size)})
@@ -229,23 +255,27 @@ func complete(fd int, mode uint32) error {
 	return setModTime(fd, canonicalTime)
 }
 
-// large makes a file that would not fit into a batch.
+// large makes a file that would not fit into a batch. It gets its size also where
+// contents are missing.
 func (t *restorer) large(dir *targetDir, name string, entry *Entry) error {
 	return t.file(dir, name, entry.Executable, func(fd int) error {
-		_, err := t.nar.WriteTo(contentWriter{t.ctx, fd})
+		n, err := t.nar.WriteTo(contentWriter{t, fd})
+		if err == nil || unix.Ftruncate(fd, entry.Size) == nil {
+			t.whole = entry.Offset + n
+		}
 		return err
 	})
 }
 
-// A contentWriter writes to an open file until the context ends.
+// A contentWriter writes to an open file until the restorer is over.
 type contentWriter struct {
-	ctx context.Context
-	fd  int
+	t  *restorer
+	fd int
 }
 
 func (w contentWriter) Write(p []byte) (int, error) {
-	if w.ctx.Err() != nil {
-		return 0, context.Cause(w.ctx)
+	if err := w.t.over(); err != nil {
+		return 0, err
 	}
 	if err := writeAll(w.fd, p); err != nil {
 		return 0, err
@@ -356,7 +386,8 @@ func (t *restorer) start() {
 
 // finish completes what a walk that ended with err has begun.
 func (t *restorer) finish(err error) error {
-	if err != nil {
+	broken := t.nar.failed() || t.caller.Err() != nil
+	if err != nil && !broken {
 		t.cancel(err)
 	}
 	if t.todo != nil {
@@ -366,6 +397,9 @@ func (t *restorer) finish(err error) error {
 		t.makeAll(t.batch)
 	}
 	t.running.Wait()
+	if err != nil {
+		t.cancel(&BrokenError{Offset: t.whole, Err: err}) // unless writing failed before
+	}
 	for len(t.open) > 0 {
 		t.release(t.pop())
 	}

@@ -213,20 +213,40 @@ func TestRestoreRejected(t *testing.T) {
 }
 
 // TestRestoreCut breaks the stream at some hundred places: every time there is
-// an error, and what was made can be removed.
+// an error, what was made has the beginning of the archive, and can be removed.
 func TestRestoreCut(t *testing.T) {
 	data := dump(t, makeTree(t))
 	broken := errors.New("link is down")
 	dest := filepath.Join(t.TempDir(), "x")
 	for n := 0; n < len(data); n += len(data) / 150 {
 		r := io.MultiReader(bytes.NewReader(data[:n]), iotest.ErrReader(broken))
-		if err := nar.Restore(t.Context(), r, dest, nar.RestoreOptions{Canonical: true}); !errors.Is(err, broken) {
+		err := nar.Restore(t.Context(), r, dest, nar.RestoreOptions{Canonical: true})
+		var early *nar.BrokenError
+		if !errors.Is(err, broken) || !errors.As(err, &early) {
 			t.Fatalf("cut at %d: got %v", n, err)
+		}
+		if lost := int64(n) - early.Offset; lost < 0 || lost > 192<<10 {
+			t.Errorf("cut at %d: %d bytes are lost", n, lost)
+		}
+		if early.Offset > 0 {
+			expectBeginning(t, dest, data[:early.Offset])
 		}
 		check(t, nar.RemoveAll(dest))
 	}
 	if n := openFiles(t); n > 50 {
 		t.Errorf("%d files are open", n)
+	}
+}
+
+// expectBeginning reads the archive of an unfinished tree.
+func expectBeginning(t *testing.T, path string, want []byte) {
+	t.Helper()
+	tree, err := nar.Index(t.Context(), path)
+	check(t, err)
+	defer tree.Close()
+	got := make([]byte, len(want))
+	if _, err := tree.ReadAt(got, 0); err != nil && err != io.EOF || !bytes.Equal(got, want) {
+		t.Errorf("the first %d bytes are others, %v", len(want), err)
 	}
 }
 
@@ -269,15 +289,18 @@ func TestRestoreCancelled(t *testing.T) {
 	r, w := io.Pipe()
 	go func() {
 		data := archive("(", "type", "regular", "contents", "=1073741824")
-		for err := error(nil); err == nil; data = make([]byte, 64<<10) {
-			_, err = w.Write(data)
-			cancel(stop)
+		for n, err := 0, error(nil); err == nil; n++ {
+			if _, err = w.Write(data); n == 20 {
+				cancel(stop)
+			}
+			data = make([]byte, 64<<10)
 		}
 	}()
 	err := nar.Restore(ctx, r, filepath.Join(t.TempDir(), "x"), nar.RestoreOptions{})
 	r.Close()
-	if !errors.Is(err, stop) {
-		t.Errorf("got %v, want the cause", err)
+	var early *nar.BrokenError
+	if !errors.Is(err, stop) || !errors.As(err, &early) || early.Offset < 64<<10 {
+		t.Errorf("got %v, want the cause and how far it came", err)
 	}
 }
 
