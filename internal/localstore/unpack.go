@@ -24,7 +24,8 @@ import (
 const maxDerivation = 64 << 20 // bytes of a .drv file
 
 // place unpacks contents at the path's final place, under its lock, and checks
-// them; sum is called when all was read. If it fails, nothing is left there.
+// them; sum is called when all was read. If it fails, nothing is left there; what came
+// of a NAR that broke off may be kept elsewhere (see KeepPartials).
 // errAlreadyValid says that another process was faster; contents are then unread.
 func (im *Import) place(ctx context.Context, e *entry, contents io.Reader, sum func() [sha256.Size]byte) error {
 	err := im.lock(ctx, e)
@@ -34,7 +35,11 @@ func (im *Import) place(ctx context.Context, e *entry, contents io.Reader, sum f
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		err = fmt.Errorf("%w: %w", nix.ErrNoSpace, err)
 	}
+	if err == nil || errors.Is(err, errAlreadyValid) || errors.Is(err, nix.ErrDamaged) {
+		im.dropPartial(e.info.Path)
+	}
 	if err != nil {
+		im.keep(e, err)
 		return errors.Join(err, im.drop(e))
 	}
 	return nil

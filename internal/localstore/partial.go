@@ -1,0 +1,218 @@
+package localstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+// Limits on partial paths. Whatever is beyond them goes when a further one is kept.
+const (
+	worthKeeping     = 1 << 20 // bytes of a NAR
+	mostPartials     = 16
+	mostPartialBytes = 16 << 30
+	partialAge       = 7 * 24 * time.Hour
+)
+
+// A Partial is the beginning of a NAR, kept as the tree that was made of it when its
+// Import was interrupted. Nothing vouches for it: it is read again, and the whole NAR
+// hashed, when an import goes on from there.
+//
+// The tree lies in the state directory. Where it cannot be moved there from the store, as
+// that is on another mount, it stays in the store under a name with the same hash part,
+// which Nix's collector leaves alone as long as the path is a temporary root, and the
+// state directory has a link to it.
+type Partial struct {
+	NARHash nix.Hash // that the whole was to have
+	Size    int64    // bytes from its start
+
+	path string // in the state directory
+	kept time.Time
+}
+
+// A partial tree's name is the hash part of its path, the NAR hash, and its size.
+func partialName(p nix.StorePath, narHash nix.Hash, size int64) string {
+	return fmt.Sprintf("%s-%s-%d", p.HashPart(), nix.EncodeNix32(narHash.Bytes()), size)
+}
+
+func parsePartial(dir string, entry fs.DirEntry) (hashPart string, _ Partial, ok bool) {
+	info, err := entry.Info()
+	words := strings.Split(entry.Name(), "-")
+	if err != nil || len(words) != 3 {
+		return "", Partial{}, false
+	}
+	narHash, hashErr := nix.ParseHash("sha256:" + words[1])
+	size, sizeErr := strconv.ParseInt(words[2], 10, 64)
+	p := Partial{narHash, size, filepath.Join(dir, entry.Name()), info.ModTime()}
+	return words[0], p, hashErr == nil && sizeErr == nil && size > 0
+}
+
+func (s *Store) partialDir() string { return s.config.state("copy-closure/partial") }
+
+// partialTree returns where the tree of a partial path is.
+func (s *Store) partialTree(p Partial) string {
+	there := filepath.Join(s.config.RealDir, filepath.Base(p.path))
+	if target, err := os.Readlink(p.path); err == nil && target == there {
+		return there
+	}
+	return p.path
+}
+
+// KeepPartials makes the import keep what it has of a large path when the NAR breaks
+// off, for OpenPartial in this import or a later one. It is called before Add.
+func (im *Import) KeepPartials() {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.partials != nil {
+		return
+	}
+	im.partials = make(map[string]Partial)
+	im.store.listPartials(func(hashPart string, p Partial) {
+		if p.Size > im.partials[hashPart].Size {
+			im.partials[hashPart] = p
+		}
+	})
+}
+
+// listPartials calls found for each partial tree.
+func (s *Store) listPartials(found func(hashPart string, p Partial)) {
+	entries, err := os.ReadDir(s.partialDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Debug("cannot list partial paths", "error", err)
+	}
+	for _, entry := range entries {
+		if hashPart, p, ok := parsePartial(s.partialDir(), entry); ok {
+			found(hashPart, p)
+		}
+	}
+}
+
+// Partial returns what is kept of a path, a Partial of size 0 if nothing is.
+func (im *Import) Partial(p nix.StorePath) Partial {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.partials[p.HashPart()]
+}
+
+// OpenPartial returns the first size bytes of the NAR that info tells of. They may be
+// wrong: an Add that begins with them fails with nix.ErrDamaged then, and what was kept is
+// gone, as it is when reading fails.
+func (im *Import) OpenPartial(ctx context.Context, info *nix.PathInfo, size int64) (io.ReadCloser, error) {
+	p := im.Partial(info.Path)
+	if p.NARHash != info.NARHash || size > p.Size {
+		return nil, fmt.Errorf("%d bytes of %s are not kept here", size, info.Path)
+	}
+	tree, err := nar.Index(ctx, im.store.partialTree(p))
+	if err == nil && tree.Size() < size {
+		err = errors.Join(fmt.Errorf("%s is shorter than its name says", p.path), tree.Close())
+	}
+	if err != nil {
+		im.dropPartial(info.Path)
+		return nil, err
+	}
+	return &partialReader{io.NewSectionReader(tree, 0, size), tree, im, info.Path}, nil
+}
+
+// A partialReader drops the partial tree that cannot be read.
+type partialReader struct {
+	io.Reader
+	io.Closer
+	im   *Import
+	path nix.StorePath
+}
+
+func (r *partialReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		r.im.dropPartial(r.path)
+	}
+	return n, err
+}
+
+// dropPartial deletes what is kept of a path.
+func (im *Import) dropPartial(path nix.StorePath) {
+	im.mu.Lock()
+	p := im.partials[path.HashPart()]
+	delete(im.partials, path.HashPart())
+	im.mu.Unlock()
+	if p.Size > 0 {
+		im.store.removePartial(p)
+	}
+}
+
+func (s *Store) removePartial(p Partial) {
+	if err := errors.Join(nar.RemoveAll(s.partialTree(p)), nar.RemoveAll(p.path)); err != nil {
+		s.log.Warn("cannot delete a partial path", "path", p.path, "error", err)
+	}
+}
+
+// keep moves what was made of a path out of the store, if err says that it is worth it.
+// The caller has the path's lock.
+func (im *Import) keep(e *entry, err error) {
+	var early *nar.BrokenError
+	if !errors.As(err, &early) || early.Offset < worthKeeping || early.Offset <= im.Partial(e.info.Path).Size {
+		return
+	}
+	im.mu.Lock()
+	wanted := im.partials != nil
+	im.mu.Unlock()
+	if !wanted {
+		return
+	}
+	p := Partial{NARHash: e.info.NARHash, Size: early.Offset}
+	name := partialName(e.info.Path, p.NARHash, p.Size)
+	if p.path, err = im.store.moveAside(im.store.RealPath(e.info.Path), name); err != nil {
+		im.store.log.Debug("cannot keep a partial path", "path", e.info.Path, "error", err)
+		return
+	}
+	im.dropPartial(e.info.Path)
+	im.mu.Lock()
+	im.partials[e.info.Path.HashPart()] = p
+	im.mu.Unlock()
+	im.store.log.Info("keeping what has come", "path", e.info.Path, "bytes", p.Size)
+	im.store.prunePartials()
+}
+
+// moveAside moves a tree out of its path, and returns where it is found again.
+func (s *Store) moveAside(tree, name string) (path string, err error) {
+	if err := os.MkdirAll(s.partialDir(), 0o700); err != nil {
+		return "", err
+	}
+	path = filepath.Join(s.partialDir(), name)
+	err = os.Rename(tree, path)
+	if errors.Is(err, unix.EXDEV) {
+		stays := filepath.Join(s.config.RealDir, name)
+		return path, errors.Join(os.Rename(tree, stays), os.Symlink(stays, path))
+	}
+	if err == nil {
+		err = os.Chtimes(path, time.Now(), time.Now())
+	}
+	return path, err
+}
+
+// prunePartials deletes partial trees that are old or too many.
+func (s *Store) prunePartials() {
+	var all []Partial
+	s.listPartials(func(_ string, p Partial) { all = append(all, p) })
+	slices.SortFunc(all, func(a, b Partial) int { return b.kept.Compare(a.kept) })
+	var sum int64
+	for i, p := range all {
+		sum += p.Size
+		if i > 0 && (i >= mostPartials || sum > mostPartialBytes || time.Since(p.kept) > partialAge) {
+			s.removePartial(p)
+		}
+	}
+}
