@@ -113,6 +113,8 @@ type Peer struct {
 	ended    bool  // no more adds are taken
 	asked    int   // paths whose bases are awaited
 	answer   chan []Base
+	asking   int // paths of which Kept waits to hear how much there is
+	kept     chan []kept
 	gone     chan struct{} // closed when the bundle has ended
 
 	resending    sync.WaitGroup // of paths whose deltas did not do
@@ -324,6 +326,8 @@ func (p *Peer) take(m message) error {
 		return p.takeBases(m)
 	case msgWhole:
 		return p.takeWhole(m)
+	case msgSizes:
+		return p.takeSizes(m)
 	case msgError:
 		text := m.payload.text(maxPeerText)
 		if err := m.payload.end(); err != nil {
@@ -481,17 +485,17 @@ func (c *Channel) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, 
 		done(err)
 		return err
 	}
-	return c.send(number, info, nar)
+	return c.send(number, info, 0, nar)
 }
 
-// send sends a path that is expected under a number.
-func (c *Channel) send(number uint64, info *nix.PathInfo, nar io.WriterTo) error {
-	head := binary.AppendUvarint(slices.Clone(c.out.channel), number)
-	if err := c.p.out.send(msgAdd, appendPathInfo(head, info), nil); err != nil {
+// send sends a path that is expected under a number, its NAR from offset on.
+func (c *Channel) send(number uint64, info *nix.PathInfo, offset int64, nar io.WriterTo) error {
+	fields := appendPathInfo(binary.AppendUvarint(slices.Clone(c.out.channel), number), info)
+	if err := c.p.out.send(msgAdd, binary.AppendUvarint(fields, uint64(offset)), nil); err != nil {
 		return &abandonedError{err}
 	}
-	c.out.begin(info.NARSize)
-	_, err := nar.WriteTo(c.out)
+	c.out.begin(info.NARSize - offset)
+	_, err := nar.WriteTo(&tailWriter{c.out, offset})
 	if err == nil && c.out.left > 0 {
 		err = &nix.SizeMismatchError{Got: info.NARSize - c.out.left, Want: info.NARSize}
 	}
@@ -512,14 +516,15 @@ func (c *Channel) Lookahead() int64 { return int64(c.p.bundle.window) }
 // Abort ends the protocol, as a channel cannot be ended alone.
 func (c *Channel) Abort() { c.p.Abort() }
 
-// Request asks for a NAR ahead of time and does not wait for it.
-func (c *Channel) Request(ctx context.Context, info *nix.PathInfo) error {
+// Request asks for a NAR, from offset on, ahead of time and does not wait for it.
+func (c *Channel) Request(ctx context.Context, info *nix.PathInfo, offset int64) error {
 	c.mu.Lock()
 	c.wanted++
 	c.mu.Unlock()
 	fields := appendPath(slices.Clone(c.out.channel), info.Path)
 	fields = append(fields, info.NARHash.Bytes()...)
-	return c.p.out.sendNow(msgWant, binary.AppendUvarint(fields, uint64(info.NARSize)))
+	fields = binary.AppendUvarint(fields, uint64(info.NARSize))
+	return c.p.out.sendNow(msgWant, binary.AppendUvarint(fields, uint64(offset)))
 }
 
 // expects reports whether a NAR may come, and counts those that end.

@@ -158,9 +158,14 @@ func (p *peerServer) openBase(ctx context.Context, path nix.StorePath, want *nix
 // errPatch says that a delta did not make the path.
 var errPatch = errors.New("the delta does not fit")
 
-// addPatch puts a path together from its base and a delta, and adds it. Where that does
-// not work the client is asked for the whole.
+// addPatch puts a path together from its base and a delta, and adds it.
 func (p *peerServer) addPatch(ctx context.Context, in *inbox, i item) error {
+	return p.addMade(ctx, in, i, func(decide func(error)) error { return p.decode(ctx, in, i, decide) })
+}
+
+// addMade adds a path whose NAR is made of what comes and what is here already. Where
+// that does not work the client is asked for the whole.
+func (p *peerServer) addMade(ctx context.Context, in *inbox, i item, add func(decide func(error)) error) error {
 	if p.options.Check != nil {
 		if err := p.options.Check(i.info); err != nil {
 			p.decide(i.number, err)
@@ -171,14 +176,14 @@ func (p *peerServer) addPatch(ctx context.Context, in *inbox, i item) error {
 	var once sync.Once
 	decide := func(err error) {
 		once.Do(func() {
-			if errors.Is(err, nix.ErrDamaged) || errors.Is(err, errPatch) {
+			if errors.Is(err, nix.ErrDamaged) || errors.Is(err, errPatch) || errors.Is(err, errPartial) {
 				p.askForWhole(i.number, err)
 				return
 			}
 			p.decide(i.number, err)
 		})
 	}
-	err := p.decode(ctx, in, i, decide)
+	err := add(decide)
 	var format *wire.FormatError
 	if errors.As(err, &format) {
 		return err
@@ -228,7 +233,7 @@ func (p *peerServer) decode(ctx context.Context, in *inbox, i item, decide func(
 
 // askForWhole has the client send a path again, as it is.
 func (p *peerServer) askForWhole(number uint64, reason error) {
-	p.options.Logger.Info("a delta did not make its path, which is sent as a whole", "reason", reason)
+	p.options.Logger.Info("a path could not be made of what is here, and is sent as a whole", "reason", reason)
 	p.bases.mu.Lock()
 	p.bases.owed[number] = true
 	p.bases.mu.Unlock()

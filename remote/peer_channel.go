@@ -138,6 +138,22 @@ func (w *channelWriter) flush() {
 	}
 }
 
+// A tailWriter leaves out the first bytes of what is written.
+type tailWriter struct {
+	w    io.Writer
+	skip int64
+}
+
+func (t *tailWriter) Write(p []byte) (int, error) {
+	skipped := int(min(t.skip, int64(len(p))))
+	t.skip -= int64(skipped)
+	if skipped == len(p) {
+		return skipped, nil
+	}
+	n, err := t.w.Write(p[skipped:])
+	return skipped + n, err
+}
+
 // end completes the NAR.
 func (w *channelWriter) end() error {
 	w.flush()
@@ -166,6 +182,7 @@ type item struct {
 	data   []byte        // of msgData
 	number uint64        // of msgAdd and msgPatch
 	info   *nix.PathInfo // of msgAdd, msgPatch, msgWant and msgSign
+	offset int64         // of msgAdd and msgWant
 	base   nix.StorePath // of msgPatch and msgSign
 	text   string        // of msgAbort
 	passed chan struct{} // of msgFlush: closed when it is taken
@@ -182,8 +199,9 @@ type inbox struct {
 	weight  int
 	err     error // why there will be no more
 
-	now  item // that is being read
-	over bool // the NAR has ended
+	now   item            // that is being read
+	over  bool            // the NAR has ended
+	later []chan struct{} // of flushes that came in the middle of the NAR: closed behind it
 }
 
 func newInbox() *inbox {
@@ -255,6 +273,8 @@ func (in *inbox) Read(p []byte) (int, error) {
 		case msgAbort:
 			in.over = true
 			return 0, &FarError{Text: cleanForeign(i.text)}
+		case msgFlush:
+			in.later = append(in.later, i.passed)
 		default:
 			return 0, errUnended
 		}
@@ -282,11 +302,21 @@ func (in *inbox) skip() (n int64, err error) {
 			dropData(i.buf)
 		case msgEnd, msgAbort:
 			in.over = true
+		case msgFlush:
+			in.later = append(in.later, i.passed)
 		default:
 			return n, errUnended
 		}
 	}
 	return n, nil
+}
+
+// passLater says that the flushes in the middle of the last NAR have been passed.
+func (in *inbox) passLater() {
+	for _, passed := range in.later {
+		close(passed)
+	}
+	in.later = nil
 }
 
 // channelNumber reads the number of a channel.

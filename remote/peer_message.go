@@ -16,8 +16,8 @@ import (
 
 // Messages of the peer protocol; PROTOCOL.md says who sends them and when.
 const (
-	msgAdd    = 1  // channel, number, path info: its NAR follows in the channel
-	msgWant   = 2  // channel, path, NAR hash, NAR size: its NAR shall come in the channel
+	msgAdd    = 1  // channel, number, path info, offset: its NAR follows in the channel, from there on
+	msgWant   = 2  // channel, path, NAR hash, NAR size, offset: its NAR shall come in the channel, from there on
 	msgData   = 3  // channel, bytes of a NAR
 	msgEnd    = 4  // channel: the NAR is complete
 	msgAbort  = 5  // channel, text: it will never be
@@ -31,6 +31,8 @@ const (
 	msgPatch  = 13 // channel, number, base, path info: a delta follows in the channel
 	msgWhole  = 14 // number: the delta did not do, the whole is wanted
 	msgSign   = 15 // channel, base, path info: the base's signature shall come in the channel
+	msgKept   = 16 // paths: how much of their NARs is kept from copies that broke off?
+	msgSizes  = 17 // for each of them a size and a NAR hash, or 0
 )
 
 // Limits on messages.
@@ -257,6 +259,15 @@ func (p *payload) pathInfo(dir nix.StoreDir) *nix.PathInfo {
 		p.fail("it sends a NAR without a size")
 	}
 	return info
+}
+
+// offset reads where in a NAR something begins: before its end.
+func (p *payload) offset(size int64) int64 {
+	offset := int64(p.uvarint(1<<63 - 1))
+	if p.err == nil && offset > 0 && offset >= size {
+		p.fail("it goes on at byte %d of a NAR of %d bytes", offset, size)
+	}
+	return offset
 }
 
 // count reads the number of elements of a list. Each takes a byte at least.

@@ -158,7 +158,7 @@ func (p *Peer) takeWhole(m message) error {
 	}
 	p.mu.Unlock()
 	if again == nil {
-		return &wire.FormatError{Msg: "it asks for the whole of a path of which it had no delta"}
+		return &wire.FormatError{Msg: "it asks for the whole of a path that it was sent as a whole"}
 	}
 	return nil
 }
@@ -174,7 +174,7 @@ func (p *Peer) sendWhole(number uint64, info *nix.PathInfo, nar io.WriterTo) {
 			return
 		}
 	}
-	if p.spareChannel.send(number, info, nar) == nil { // else the path has the error, or the bundle
+	if p.spareChannel.send(number, info, 0, nar) == nil { // else the path has the error, or the bundle
 		p.out.flush()
 	}
 }

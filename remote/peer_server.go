@@ -161,6 +161,8 @@ func (p *peerServer) take(ctx context.Context, m message) error {
 		return p.takeAsk(ctx, m)
 	case msgSign:
 		return p.takeSign(ctx, m)
+	case msgKept:
+		return p.takeKept(ctx, m)
 	case msgFlush:
 		p.takeFlush()
 		return m.payload.end()
@@ -175,18 +177,17 @@ func (p *peerServer) takeAdd(ctx context.Context, m message) error {
 		i.base = m.payload.path(p.dir)
 	}
 	i.info = m.payload.pathInfo(p.dir)
+	if m.kind == msgAdd {
+		i.offset = m.payload.offset(i.info.NARSize)
+	}
 	if err := m.payload.end(); err != nil {
 		return err
 	}
 	if err := p.mayWrite("add paths"); err != nil {
 		return err
 	}
-	if p.importer == nil {
-		var err error
-		if p.importer, err = p.backend.Import(ctx); err != nil {
-			return fmt.Errorf("add %s: %w", i.info.Path, err)
-		}
-		p.flushing.Go(func() { p.flushOnDemand(ctx) })
+	if err := p.openImporter(ctx); err != nil {
+		return fmt.Errorf("add %s: %w", i.info.Path, err)
 	}
 	if p.options.InOrder && channel != 0 {
 		return &wire.FormatError{Msg: "paths come in several channels, where they must come in order"}
@@ -198,6 +199,20 @@ func (p *peerServer) takeAdd(ctx context.Context, m message) error {
 		p.workers.Go(func() { p.addAll(ctx, in) })
 	}
 	in.put(i)
+	return nil
+}
+
+func (p *peerServer) openImporter(ctx context.Context) (err error) {
+	if p.importer != nil {
+		return nil
+	}
+	if p.importer, err = p.backend.Import(ctx); err != nil {
+		return err
+	}
+	if keeping, ok := p.importer.(KeepingImporter); ok {
+		keeping.KeepPartials()
+	}
+	p.flushing.Go(func() { p.flushOnDemand(ctx) })
 	return nil
 }
 
@@ -227,24 +242,34 @@ func (p *peerServer) addAll(ctx context.Context, in *inbox) {
 		if err != nil {
 			return
 		}
-		switch i.kind {
-		case msgAdd:
-			in.begin()
-			err = p.add(ctx, in, i)
-			p.pay(i.number)
-		case msgPatch:
-			in.begin()
-			err = p.addPatch(ctx, in, i)
-		case msgFlush:
+		switch {
+		case i.kind == msgFlush:
 			close(i.passed)
-		default:
+		case i.info == nil:
 			err = &wire.FormatError{Msg: "a NAR goes on behind its end"}
+		default:
+			in.begin()
+			err = p.addItem(ctx, in, i)
+			in.passLater()
 		}
 		if err != nil {
 			p.fail(err)
+			in.close(err) // what still comes need not wait to be taken
 			return
 		}
 	}
+}
+
+func (p *peerServer) addItem(ctx context.Context, in *inbox, i item) error {
+	switch {
+	case i.kind == msgPatch:
+		return p.addPatch(ctx, in, i)
+	case i.offset > 0:
+		return p.addRest(ctx, in, i)
+	}
+	err := p.add(ctx, in, i)
+	p.pay(i.number)
+	return err
 }
 
 // fail tells the client why the session ends, and ends it.
@@ -325,10 +350,11 @@ func (p *peerServer) takeWant(ctx context.Context, m message) error {
 	channel := m.payload.channelNumber()
 	info := &nix.PathInfo{Path: m.payload.path(p.dir), NARHash: m.payload.hash()}
 	info.NARSize = int64(m.payload.uvarint(1<<63 - 1))
+	offset := m.payload.offset(info.NARSize)
 	if err := m.payload.end(); err != nil {
 		return err
 	}
-	p.giver(ctx, channel).put(item{kind: m.kind, info: info})
+	p.giver(ctx, channel).put(item{kind: m.kind, info: info, offset: offset})
 	return nil
 }
 
@@ -366,8 +392,8 @@ func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
 // its end.
 func (p *peerServer) give(ctx context.Context, out *channelWriter, i item) error {
 	info := i.info
-	out.begin(info.NARSize)
-	checked := &serverNAR{w: out, info: info, hash: nar.NewHasher(sha256.New())}
+	out.begin(info.NARSize - i.offset)
+	checked := &serverNAR{w: &tailWriter{out, i.offset}, info: info, hash: nar.NewHasher(sha256.New())}
 	err := p.backend.WriteNAR(ctx, checked, info.Path)
 	sum := nix.SHA256Hash([sha256.Size]byte(checked.hash.Sum()))
 	if err == nil {

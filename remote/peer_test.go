@@ -104,7 +104,7 @@ func receive(ctx context.Context, p *remote.Peer, w io.Writer, info *nix.PathInf
 	if err != nil {
 		return err
 	}
-	if err := channel.Request(ctx, info); err != nil {
+	if err := channel.Request(ctx, info, 0); err != nil {
 		return err
 	}
 	arrival, err := channel.Next(ctx)
@@ -234,7 +234,7 @@ func TestPeerPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, o := range c {
-		if err := channel.Request(t.Context(), o.Info); err != nil {
+		if err := channel.Request(t.Context(), o.Info, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -135,12 +135,17 @@ func (d *deltas) readSignatures(channel *remote.Channel, asked []*nix.PathInfo) 
 	}
 }
 
+// has reports whether there is a base for a path. It may be called on nil, as patch may.
+func (d *deltas) has(path nix.StorePath) bool {
+	return d != nil && !d.bases[path].Path.IsZero()
+}
+
 // patch returns what to send for a path, and false where that is the whole.
 func (d *deltas) patch(ctx context.Context, info *nix.PathInfo) (remote.Patch, bool) {
-	base, ok := d.bases[info.Path]
-	if !ok {
+	if !d.has(info.Path) {
 		return remote.Patch{}, false
 	}
+	base := d.bases[info.Path]
 	p := remote.Patch{Base: base.Path, Whole: storedNAR{ctx, d.store, info.Path}}
 	if baseInfo := d.here[base.Path]; baseInfo != nil {
 		p.Encode = func(w io.Writer, nar io.Reader) error { return d.encode(ctx, w, nar, baseInfo, info) }

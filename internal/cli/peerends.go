@@ -2,9 +2,13 @@ package cli
 
 import (
 	"context"
+	"log/slog"
 	"runtime"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
 )
@@ -30,16 +34,53 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 		e.source = peerSource{e.source, e.far.peer}
 		return channels, nil
 	}
-	target := peerTarget{e.target, e.far.peer, nil}
-	if e.far.peer.InOrder() {
+	target := peerTarget{Target: e.target, peer: e.far.peer, store: e.local.store}
+	switch {
+	case target.peer.InOrder():
 		channels = 1
-	} else if e.local.store != nil && r.wantsDeltas(e.far) {
-		if target.deltas, err = newDeltas(ctx, e.far.peer, e.local.store, send, r.log); err != nil {
+	case target.store != nil:
+		if err := r.findThere(ctx, &target, e.far, send); err != nil {
 			return 0, err
 		}
 	}
 	e.target = target
 	return channels, nil
+}
+
+// findThere asks what the far end has of the paths that are to be sent: older ones to
+// compute deltas against, and what came of large ones before a connection was lost. Both
+// is one round trip.
+func (r *copyRun) findThere(ctx context.Context, target *peerTarget, far *farEnd, send []*nix.PathInfo) error {
+	var asking errgroup.Group
+	asking.Go(func() (err error) {
+		target.kept, err = keptThere(ctx, target.peer, send, r.log)
+		return err
+	})
+	if r.wantsDeltas(far) {
+		asking.Go(func() (err error) {
+			target.deltas, err = newDeltas(ctx, target.peer, target.store, send, r.log)
+			return err
+		})
+	}
+	return asking.Wait()
+}
+
+// keptThere returns how much of the large ones among infos the far end has kept.
+func keptThere(ctx context.Context, peer *remote.Peer, infos []*nix.PathInfo, log *slog.Logger) (map[nix.StorePath]int64, error) {
+	var large []*nix.PathInfo
+	for _, info := range infos {
+		if info.NARSize > localstore.WorthKeeping {
+			large = append(large, info)
+		}
+	}
+	if len(large) == 0 {
+		return nil, nil
+	}
+	kept, err := peer.Kept(ctx, large)
+	for path, size := range kept {
+		log.Info("going on in the middle", "path", path, "bytes", size)
+	}
+	return kept, err
 }
 
 // peerOptions are those for the link, as far as it is known.
@@ -79,6 +120,11 @@ func (s peerSource) OpenLane(context.Context) (closure.SourceLane, error) {
 
 type peerSourceLane struct{ *remote.Channel }
 
+// Request implements closure.SourceLane.
+func (l peerSourceLane) Request(ctx context.Context, info *nix.PathInfo) error {
+	return l.Channel.Request(ctx, info, 0)
+}
+
 // Next implements closure.SourceLane.
 func (l peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 	arrival, err := l.Channel.Next(ctx)
@@ -92,7 +138,9 @@ func (l peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 type peerTarget struct {
 	closure.Target
 	peer   *remote.Peer
-	deltas *deltas // nil: all is sent as it is
+	store  *localstore.Store       // that NARs come from; nil where that is not read directly
+	kept   map[nix.StorePath]int64 // bytes of NARs that are over there from before
+	deltas *deltas                 // nil: all is sent as it is
 }
 
 // AnyOrder implements closure.Target.
@@ -104,7 +152,7 @@ func (t peerTarget) OpenLane(context.Context) (closure.TargetLane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return peerTargetLane{channel, t.deltas}, nil
+	return peerTargetLane{channel, t}, nil
 }
 
 // Finish implements closure.Finisher.
@@ -112,15 +160,18 @@ func (t peerTarget) Finish(ctx context.Context) error { return t.peer.Finish(ctx
 
 type peerTargetLane struct {
 	*remote.Channel
-	deltas *deltas
+	target peerTarget
 }
 
 // Add implements closure.TargetLane.
 func (l peerTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
-	if l.deltas != nil {
-		if patch, ok := l.deltas.patch(ctx, info); ok {
-			return l.Channel.AddPatch(ctx, info, patch, nar, done)
-		}
+	t := l.target
+	if kept := t.kept[info.Path]; kept > 0 && (kept >= info.NARSize/2 || !t.deltas.has(info.Path)) {
+		closure.Have(nar, kept)
+		return l.Channel.AddRest(ctx, info, kept, storedNAR{ctx, t.store, info.Path}, nar, done)
+	}
+	if patch, ok := t.deltas.patch(ctx, info); ok {
+		return l.Channel.AddPatch(ctx, info, patch, nar, done)
 	}
 	return l.Channel.Add(ctx, info, nar, done)
 }

@@ -69,7 +69,7 @@ type Import struct {
 	waiting    int                     // for locks that others hold
 	known      map[nix.StorePath]int64 // rows of valid paths
 	absent     map[nix.StorePath]bool  // paths that were not valid when Expect asked
-	partials   map[string]Partial      // by hash part; nil: none are kept
+	partials   map[string]partial      // by hash part; nil: none are kept
 }
 
 // An entry is a path on its way.

@@ -19,15 +19,17 @@ import (
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
+// WorthKeeping is the least of a NAR, in bytes, that is kept when it breaks off.
+const WorthKeeping = 1 << 20
+
 // Limits on partial paths. Whatever is beyond them goes when a further one is kept.
 const (
-	worthKeeping     = 1 << 20 // bytes of a NAR
 	mostPartials     = 16
 	mostPartialBytes = 16 << 30
 	partialAge       = 7 * 24 * time.Hour
 )
 
-// A Partial is the beginning of a NAR, kept as the tree that was made of it when its
+// A partial is the beginning of a NAR, kept as the tree that was made of it when its
 // Import was interrupted. Nothing vouches for it: it is read again, and the whole NAR
 // hashed, when an import goes on from there.
 //
@@ -35,12 +37,11 @@ const (
 // that is on another mount, it stays in the store under a name with the same hash part,
 // which Nix's collector leaves alone as long as the path is a temporary root, and the
 // state directory has a link to it.
-type Partial struct {
-	NARHash nix.Hash // that the whole was to have
-	Size    int64    // bytes from its start
-
-	path string // in the state directory
-	kept time.Time
+type partial struct {
+	narHash nix.Hash // that the whole was to have
+	size    int64    // bytes from its start
+	path    string   // in the state directory
+	kept    time.Time
 }
 
 // A partial tree's name is the hash part of its path, the NAR hash, and its size.
@@ -48,22 +49,22 @@ func partialName(p nix.StorePath, narHash nix.Hash, size int64) string {
 	return fmt.Sprintf("%s-%s-%d", p.HashPart(), nix.EncodeNix32(narHash.Bytes()), size)
 }
 
-func parsePartial(dir string, entry fs.DirEntry) (hashPart string, _ Partial, ok bool) {
+func parsePartial(dir string, entry fs.DirEntry) (hashPart string, _ partial, ok bool) {
 	info, err := entry.Info()
 	words := strings.Split(entry.Name(), "-")
 	if err != nil || len(words) != 3 {
-		return "", Partial{}, false
+		return "", partial{}, false
 	}
 	narHash, hashErr := nix.ParseHash("sha256:" + words[1])
 	size, sizeErr := strconv.ParseInt(words[2], 10, 64)
-	p := Partial{narHash, size, filepath.Join(dir, entry.Name()), info.ModTime()}
+	p := partial{narHash, size, filepath.Join(dir, entry.Name()), info.ModTime()}
 	return words[0], p, hashErr == nil && sizeErr == nil && size > 0
 }
 
 func (s *Store) partialDir() string { return s.config.state("copy-closure/partial") }
 
 // partialTree returns where the tree of a partial path is.
-func (s *Store) partialTree(p Partial) string {
+func (s *Store) partialTree(p partial) string {
 	there := filepath.Join(s.config.RealDir, filepath.Base(p.path))
 	if target, err := os.Readlink(p.path); err == nil && target == there {
 		return there
@@ -79,16 +80,16 @@ func (im *Import) KeepPartials() {
 	if im.partials != nil {
 		return
 	}
-	im.partials = make(map[string]Partial)
-	im.store.listPartials(func(hashPart string, p Partial) {
-		if p.Size > im.partials[hashPart].Size {
+	im.partials = make(map[string]partial)
+	im.store.listPartials(func(hashPart string, p partial) {
+		if p.size > im.partials[hashPart].size {
 			im.partials[hashPart] = p
 		}
 	})
 }
 
 // listPartials calls found for each partial tree.
-func (s *Store) listPartials(found func(hashPart string, p Partial)) {
+func (s *Store) listPartials(found func(hashPart string, p partial)) {
 	entries, err := os.ReadDir(s.partialDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log.Debug("cannot list partial paths", "error", err)
@@ -100,8 +101,14 @@ func (s *Store) listPartials(found func(hashPart string, p Partial)) {
 	}
 }
 
-// Partial returns what is kept of a path, a Partial of size 0 if nothing is.
-func (im *Import) Partial(p nix.StorePath) Partial {
+// Partial returns how much is kept of a path's NAR, and the hash that this was to have. The
+// size is 0 if nothing is.
+func (im *Import) Partial(p nix.StorePath) (narHash nix.Hash, size int64) {
+	kept := im.partial(p)
+	return kept.narHash, kept.size
+}
+
+func (im *Import) partial(p nix.StorePath) partial {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	return im.partials[p.HashPart()]
@@ -111,8 +118,8 @@ func (im *Import) Partial(p nix.StorePath) Partial {
 // wrong: an Add that begins with them fails with nix.ErrDamaged then, and what was kept is
 // gone, as it is when reading fails.
 func (im *Import) OpenPartial(ctx context.Context, info *nix.PathInfo, size int64) (io.ReadCloser, error) {
-	p := im.Partial(info.Path)
-	if p.NARHash != info.NARHash || size > p.Size {
+	p := im.partial(info.Path)
+	if p.narHash != info.NARHash || size > p.size {
 		return nil, fmt.Errorf("%d bytes of %s are not kept here", size, info.Path)
 	}
 	tree, err := nar.Index(ctx, im.store.partialTree(p))
@@ -148,12 +155,12 @@ func (im *Import) dropPartial(path nix.StorePath) {
 	p := im.partials[path.HashPart()]
 	delete(im.partials, path.HashPart())
 	im.mu.Unlock()
-	if p.Size > 0 {
+	if p.size > 0 {
 		im.store.removePartial(p)
 	}
 }
 
-func (s *Store) removePartial(p Partial) {
+func (s *Store) removePartial(p partial) {
 	if err := errors.Join(nar.RemoveAll(s.partialTree(p)), nar.RemoveAll(p.path)); err != nil {
 		s.log.Warn("cannot delete a partial path", "path", p.path, "error", err)
 	}
@@ -163,7 +170,8 @@ func (s *Store) removePartial(p Partial) {
 // The caller has the path's lock.
 func (im *Import) keep(e *entry, err error) {
 	var early *nar.BrokenError
-	if !errors.As(err, &early) || early.Offset < worthKeeping || early.Offset <= im.Partial(e.info.Path).Size {
+	old := im.partial(e.info.Path)
+	if !errors.As(err, &early) || early.Offset < WorthKeeping || old.narHash == e.info.NARHash && early.Offset <= old.size {
 		return
 	}
 	im.mu.Lock()
@@ -172,8 +180,8 @@ func (im *Import) keep(e *entry, err error) {
 	if !wanted {
 		return
 	}
-	p := Partial{NARHash: e.info.NARHash, Size: early.Offset}
-	name := partialName(e.info.Path, p.NARHash, p.Size)
+	p := partial{narHash: e.info.NARHash, size: early.Offset}
+	name := partialName(e.info.Path, p.narHash, p.size)
 	if p.path, err = im.store.moveAside(im.store.RealPath(e.info.Path), name); err != nil {
 		im.store.log.Debug("cannot keep a partial path", "path", e.info.Path, "error", err)
 		return
@@ -182,7 +190,7 @@ func (im *Import) keep(e *entry, err error) {
 	im.mu.Lock()
 	im.partials[e.info.Path.HashPart()] = p
 	im.mu.Unlock()
-	im.store.log.Info("keeping what has come", "path", e.info.Path, "bytes", p.Size)
+	im.store.log.Info("keeping what has come", "path", e.info.Path, "bytes", p.size)
 	im.store.prunePartials()
 }
 
@@ -205,12 +213,12 @@ func (s *Store) moveAside(tree, name string) (path string, err error) {
 
 // prunePartials deletes partial trees that are old or too many.
 func (s *Store) prunePartials() {
-	var all []Partial
-	s.listPartials(func(_ string, p Partial) { all = append(all, p) })
-	slices.SortFunc(all, func(a, b Partial) int { return b.kept.Compare(a.kept) })
+	var all []partial
+	s.listPartials(func(_ string, p partial) { all = append(all, p) })
+	slices.SortFunc(all, func(a, b partial) int { return b.kept.Compare(a.kept) })
 	var sum int64
 	for i, p := range all {
-		sum += p.Size
+		sum += p.size
 		if i > 0 && (i >= mostPartials || sum > mostPartialBytes || time.Since(p.kept) > partialAge) {
 			s.removePartial(p)
 		}

@@ -41,18 +41,18 @@ func resume(t *testing.T, s *localstore.Store, o nixtest.Object) (int64, error) 
 	im := s.NewImport(localstore.ImportOptions{})
 	defer im.Close()
 	im.KeepPartials()
-	partial := im.Partial(o.Info.Path)
-	if partial.Size == 0 {
+	_, size := im.Partial(o.Info.Path)
+	if size == 0 {
 		t.Fatal("nothing was kept")
 	}
-	kept, err := im.OpenPartial(t.Context(), o.Info, partial.Size)
+	kept, err := im.OpenPartial(t.Context(), o.Info, size)
 	if err != nil {
-		return partial.Size, err
+		return size, err
 	}
 	defer kept.Close()
 	var verdict error
-	err = im.Add(t.Context(), o.Info, io.MultiReader(kept, bytes.NewReader(o.NAR[partial.Size:])), func(err error) { verdict = err })
-	return partial.Size, errors.Join(err, im.Flush(t.Context()), verdict)
+	err = im.Add(t.Context(), o.Info, io.MultiReader(kept, bytes.NewReader(o.NAR[size:])), func(err error) { verdict = err })
+	return size, errors.Join(err, im.Flush(t.Context()), verdict)
 }
 
 // largeTree is a path with files of all sizes, which takes some megabytes.
@@ -185,7 +185,8 @@ func TestPartialOnOtherMount(t *testing.T) {
 		}
 	}
 	collectGarbage(t, root)
-	kept, err := im.OpenPartial(t.Context(), o.Info, im.Partial(o.Info.Path).Size)
+	_, size := im.Partial(o.Info.Path)
+	kept, err := im.OpenPartial(t.Context(), o.Info, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +222,7 @@ func TestPartialOfOtherNAR(t *testing.T) {
 	if _, err := im.OpenPartial(t.Context(), &other, 1<<20); err == nil {
 		t.Error("it is said to be kept")
 	}
-	if im.Partial(o.Info.Path).Size == 0 {
+	if _, size := im.Partial(o.Info.Path); size == 0 {
 		t.Error("what was kept is gone")
 	}
 }
