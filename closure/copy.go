@@ -51,13 +51,14 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 		return err
 	}
 	_, tolerant := dst.(TolerantTarget)
+	_, partial := src.(PartialSource)
 	c := &copying{
 		CopyOptions: o,
 		src:         src,
 		dst:         dst,
 		schedule: newSchedule(scheduling{
 			infos: infos, offered: offered, source: src != nil,
-			anyOrder: dst.AnyOrder(), tolerant: tolerant || o.There != nil, there: o.There != nil,
+			anyOrder: dst.AnyOrder(), partial: partial, tolerant: tolerant || o.There != nil, there: o.There != nil,
 			bestEffort: o.BestEffort, prefer: o.Prefer,
 		}),
 	}
@@ -266,6 +267,9 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 	if l.by == bySource {
 		nar.limit = l.Limit
 	}
+	if p, ok := contents.(PartialNAR); ok {
+		nar.there, nar.partial = p.Kept(), true
+	}
 	l.added++
 	err = l.to.Add(ctx, t.info, nar, func(err error) {
 		if err != nil {
@@ -274,7 +278,7 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 		}
 		l.arrived(t, l.by)
 	})
-	if l.by == byCaches && l.schedule.tolerant && isSourceError(err) {
+	if (l.by == byCaches || nar.partial) && l.schedule.tolerant && isSourceError(err) {
 		return nil // of this path alone
 	}
 	return err
@@ -293,7 +297,7 @@ func (c *copying) arrived(t *task, by provider) {
 // lost has a path brought by somebody else where that makes sense.
 func (l *lane) lost(ctx context.Context, t *task, nar *checkedNAR, err error) {
 	fault := isSourceError(err) || errors.Is(err, nix.ErrDamaged)
-	forGood := l.by == bySource || !fault || errors.Is(err, ErrNowhereElse) || errors.Is(err, errTaken)
+	forGood := l.by == bySource && !nar.partial || !fault || errors.Is(err, ErrNowhereElse) || errors.Is(err, errTaken)
 	if ctx.Err() != nil || !fault && !l.BestEffort {
 		l.schedule.fail(err)
 		return

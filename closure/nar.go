@@ -23,8 +23,9 @@ type checkedNAR struct {
 	limit *rate.Limiter
 	count func(n int) // is told of n further bytes
 
-	passed int64 // bytes
-	there  int64 // of the next ones, that the destination has
+	passed  int64 // bytes
+	there   int64 // of the next ones, that the destination has
+	partial bool  // the source has made it of what the destination has
 }
 
 // Have tells a NAR that Copy has given to a TargetLane that the target has its first size

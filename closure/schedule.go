@@ -79,6 +79,7 @@ type scheduling struct {
 	source   bool                    // there is a source, which has all
 	anyOrder bool
 	tolerant bool
+	partial  bool // the source makes NARs of what the destination has, which may be wrong
 	there    bool // the caches are asked by the destination itself
 
 	bestEffort bool // a path that nobody can bring is left out
@@ -86,9 +87,9 @@ type scheduling struct {
 }
 
 func newSchedule(o scheduling) *schedule {
-	s := &schedule{left: len(o.infos), undone: len(o.infos), tolerant: o.tolerant && len(o.offered) > 0, lenient: o.bestEffort, prefer: o.prefer}
+	s := &schedule{left: len(o.infos), undone: len(o.infos), tolerant: o.tolerant && (o.partial || len(o.offered) > 0), lenient: o.bestEffort, prefer: o.prefer}
 	s.changed, s.downloads = sync.NewCond(&s.mu), make(map[*bringing]bool)
-	s.shared = s.tolerant && o.source
+	s.shared = s.tolerant && o.source && len(o.offered) > 0
 	s.free = [providers]taskHeap{{before: inOrder}, {before: inOrder}}
 	switch {
 	case s.shared && o.anyOrder && o.there:

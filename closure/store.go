@@ -69,6 +69,21 @@ type NAR interface {
 	io.Closer
 }
 
+// A PartialSource may deliver a PartialNAR.
+type PartialSource interface {
+	Source
+	DeliversPartialNARs()
+}
+
+// A PartialNAR begins with what the destination has kept of it, of which nothing is certain:
+// where it turns out to be wrong, a TolerantTarget gets the path from the same source once
+// more.
+type PartialNAR interface {
+	NAR
+	// Kept is how many bytes that is.
+	Kept() int64
+}
+
 // A Target is a store that paths are copied to. Its methods may be called
 // concurrently.
 type Target interface {

@@ -31,7 +31,11 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 	}
 	channels = min(max(2, runtime.NumCPU()), mostChannels)
 	if r.pull {
-		e.source = peerSource{e.source, e.far.peer}
+		source := peerSource{e.source, e.far.peer, e.local.writer, r.log}
+		if source.writer != nil {
+			source.writer.KeepPartials()
+		}
+		e.source = source
 		return channels, nil
 	}
 	target := peerTarget{Target: e.target, peer: e.far.peer, store: e.local.store}
@@ -101,37 +105,6 @@ func (r *copyRun) peerOptions(far *farEnd) remote.PeerOptions {
 // the whole.
 func (r *copyRun) wantsDeltas(far *farEnd) bool {
 	return r.delta == "always" || r.delta == "auto" && !isNear(far.conn)
-}
-
-// A peerSource takes NARs from a far end in our own protocol.
-type peerSource struct {
-	closure.Source
-	peer *remote.Peer
-}
-
-// OpenLane implements closure.Source.
-func (s peerSource) OpenLane(context.Context) (closure.SourceLane, error) {
-	channel, err := s.peer.OpenChannel()
-	if err != nil {
-		return nil, err
-	}
-	return peerSourceLane{channel}, nil
-}
-
-type peerSourceLane struct{ *remote.Channel }
-
-// Request implements closure.SourceLane.
-func (l peerSourceLane) Request(ctx context.Context, info *nix.PathInfo) error {
-	return l.Channel.Request(ctx, info, 0)
-}
-
-// Next implements closure.SourceLane.
-func (l peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
-	arrival, err := l.Channel.Next(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return arrival, nil
 }
 
 // A peerTarget gives NARs to a far end in our own protocol.

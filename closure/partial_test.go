@@ -1,0 +1,109 @@
+package closure_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"golang.org/x/time/rate"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixtest"
+	"github.com/copy-closure/copy-closure/internal/progress"
+)
+
+// A partialSource has its first delivery of each path begin with what the destination
+// had, which is as good as the first store.
+type partialSource struct{ *caches }
+
+func (partialSource) DeliversPartialNARs() {}
+
+func (s partialSource) OpenLane(ctx context.Context) (closure.SourceLane, error) {
+	lane, err := s.caches.OpenLane(ctx)
+	return partialLane{lane.(*cachesLane)}, err
+}
+
+type partialLane struct{ *cachesLane }
+
+func (l partialLane) Next(ctx context.Context) (closure.NAR, error) {
+	nar, err := l.cachesLane.Next(ctx)
+	return partialNAR{nar}, err
+}
+
+type partialNAR struct{ closure.NAR }
+
+func (partialNAR) Kept() int64 { return 100 }
+
+// TestPartialNAR delivers wrong beginnings: those paths come once more, and only a source
+// that has them wrong itself fails.
+func TestPartialNAR(t *testing.T) {
+	c := nixtest.Random(7, 60)
+	whole, damaged := nixtest.NewStore(c...), nixtest.NewStore(c...)
+	for i := 0; i < len(c); i += 3 {
+		damaged.Damage(c[i].Info.Path, 130)
+	}
+	for _, test := range []struct {
+		name  string
+		again *nixtest.Store
+		want  error
+	}{{"right the second time", whole, nil}, {"never right", damaged, nix.ErrDamaged}} {
+		t.Run(test.name, func(t *testing.T) {
+			target := &tolerantTarget{Store: nixtest.NewStore()}
+			all, err := closure.Walk(t.Context(), memorySource{whole}, c.Paths())
+			if err != nil {
+				t.Fatal(err)
+			}
+			source := partialSource{newCaches(damaged, test.again)}
+			plan, err := closure.Negotiate(t.Context(), all, source, target, closure.Terms{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			meter := new(progress.Meter)
+			err = closure.Copy(t.Context(), plan, source, target, closure.CopyOptions{Lanes: 2, Meter: meter})
+			if !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+			if s := meter.State(); err == nil && (s.DoneBytes != s.TotalBytes || len(target.All()) != len(all.Paths)) {
+				t.Errorf("%d paths arrived of %d, the meter ends with %+v", len(target.All()), len(all.Paths), s)
+			}
+			if err := target.Verify(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A havingTarget has all of a NAR but its last bytes.
+type havingTarget struct{ *strictTarget }
+
+func (t havingTarget) OpenLane(ctx context.Context) (closure.TargetLane, error) {
+	lane, err := t.strictTarget.OpenLane(ctx)
+	return havingLane{lane}, err
+}
+
+type havingLane struct{ closure.TargetLane }
+
+func (l havingLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
+	closure.Have(nar, info.NARSize-50)
+	return l.TargetLane.Add(ctx, info, nar, done)
+}
+
+// TestHaveIsNotLimited copies a path of which all but a few bytes are there, at a rate at
+// which the whole would take for ever.
+func TestHaveIsNotLimited(t *testing.T) {
+	o := nixtest.Source("large", nixtest.Node{Content: string(make([]byte, 1<<20))})
+	source, target := nixtest.NewStore(o), havingTarget{&strictTarget{Store: nixtest.NewStore()}}
+	all, err := closure.Walk(t.Context(), memorySource{source}, []nix.StorePath{o.Info.Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := closure.Negotiate(t.Context(), all, memorySource{source}, target, closure.Terms{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := rate.NewLimiter(1, 100)
+	if err := closure.Copy(t.Context(), plan, memorySource{source}, target, closure.CopyOptions{Limit: limit}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/remote"
+)
+
+// A peerSource takes NARs from a far end in our own protocol.
+type peerSource struct {
+	closure.Source
+	peer   *remote.Peer
+	writer *localstore.Import // which may have kept the beginnings of NARs; nil: nobody has
+	log    *slog.Logger
+}
+
+// DeliversPartialNARs implements closure.PartialSource.
+func (s peerSource) DeliversPartialNARs() {}
+
+// OpenLane implements closure.Source.
+func (s peerSource) OpenLane(context.Context) (closure.SourceLane, error) {
+	channel, err := s.peer.OpenChannel()
+	if err != nil {
+		return nil, err
+	}
+	return &peerSourceLane{Channel: channel, source: s}, nil
+}
+
+type peerSourceLane struct {
+	*remote.Channel
+	source peerSource
+
+	mu        sync.Mutex
+	requested []narRest // and not yet taken, in order
+}
+
+// A narRest is a request for a NAR from offset on.
+type narRest struct {
+	info   *nix.PathInfo
+	offset int64
+}
+
+// Request implements closure.SourceLane.
+func (l *peerSourceLane) Request(ctx context.Context, info *nix.PathInfo) error {
+	rest := narRest{info: info}
+	if writer := l.source.writer; writer != nil {
+		if narHash, size := writer.Partial(info.Path); narHash == info.NARHash && size < info.NARSize {
+			rest.offset = size
+			l.source.log.Info("going on in the middle", "path", info.Path, "bytes", size)
+		}
+	}
+	l.mu.Lock()
+	l.requested = append(l.requested, rest)
+	l.mu.Unlock()
+	return l.Channel.Request(ctx, info, rest.offset)
+}
+
+// Next implements closure.SourceLane.
+func (l *peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
+	arrival, err := l.Channel.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	rest := l.requested[0]
+	l.requested = l.requested[1:]
+	l.mu.Unlock()
+	if rest.offset == 0 {
+		return arrival, nil
+	}
+	kept, err := l.source.writer.OpenPartial(ctx, rest.info, rest.offset)
+	if err != nil {
+		kept = io.NopCloser(failingReader{err}) // the path is asked for once more
+	}
+	return &joinedNAR{kept, arrival, rest.offset}, nil
+}
+
+// A joinedNAR begins with what was kept of it.
+type joinedNAR struct {
+	kept    io.ReadCloser
+	arrival *remote.Arrival
+	offset  int64
+}
+
+// Kept implements closure.PartialNAR.
+func (n *joinedNAR) Kept() int64 { return n.offset }
+
+// Reader implements closure.NAR.
+func (n *joinedNAR) Reader() io.Reader { return io.MultiReader(n.kept, n.arrival.Reader()) }
+
+// WriteTo implements closure.NAR.
+func (n *joinedNAR) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, n.Reader()) }
+
+// Close implements closure.NAR.
+func (n *joinedNAR) Close() error { return errors.Join(n.kept.Close(), n.arrival.Close()) }
+
+type failingReader struct{ err error }
+
+func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
