@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -186,7 +187,8 @@ func (b *bundle) take(l *lane) []byte {
 			b.seal()
 		}
 		switch {
-		case b.ackDue:
+		case b.ackDue || l.beat:
+			l.beat = false
 			return b.acknowledgement()
 		case len(b.queue) > 0:
 			f := b.queue[0]
@@ -403,8 +405,12 @@ type lane struct {
 	w     io.Writer
 	abort func() // ends its reading and writing soon; may be called twice
 
+	heard atomic.Bool // something was read since the last beat
+
 	// Under the bundle's lock.
 	dead    bool
+	silent  int   // beats without anything
+	beat    bool  // an acknowledgement is due, be there anything new or not
 	writing *byte // the first byte of the frame that is being written
 }
 
@@ -429,11 +435,18 @@ func (b *bundle) run(r io.Reader, w io.Writer, abort func()) error {
 		written <- err
 		<-done
 	}()
-	err := b.readFrames(r)
+	beating := make(chan struct{})
+	go b.keepAlive(l, beating)
+	err := b.readFrames(hearing{r, l})
+	close(beating)
 	close(done)
 	b.leave(l)
-	if writeErr := <-written; errors.Is(err, io.EOF) && writeErr != nil {
-		err = writeErr
+	writeErr := <-written
+	switch {
+	case l.silent == mostSilent:
+		return errSilent
+	case errors.Is(err, io.EOF) && writeErr != nil:
+		return writeErr
 	}
 	return err
 }

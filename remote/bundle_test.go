@@ -23,12 +23,15 @@ type pair struct {
 
 func newPair(t *testing.T, window int) *pair {
 	p := &pair{a: newBundle(window), b: newBundle(window)}
-	t.Cleanup(func() {
-		p.a.fail(errClosed)
-		p.b.fail(errClosed)
-		p.lanes.Wait()
-	})
+	t.Cleanup(p.end)
 	return p
+}
+
+// end ends both, and waits for their lanes.
+func (p *pair) end() {
+	p.a.fail(errClosed)
+	p.b.fail(errClosed)
+	p.lanes.Wait()
 }
 
 // join adds a lane, whose near end faulty may spoil; one that nothing spoils is at
