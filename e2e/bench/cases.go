@@ -104,6 +104,10 @@ var allCases = []benchCase{
 		title: "1,500 packages, 770 MB, 100 ms, ours there: push", source: packages(1500, 770*mb), ours: true,
 		tools: []tool{us}, rtt: farAway, atMost: 8 * time.Second,
 	}.run},
+	{"killed", copyCase{
+		title: "a file of 1 GiB, 200 Mbit/s, ours there, connection killed 20 times: push", source: bigFile(1 << 30), ours: true,
+		tools: []tool{us}, rate: 25 * mb, kills: 20, wire: 102 * (1 << 30) / 100,
+	}.run},
 	{"idle-ours", copyCase{
 		title: "5,000 paths, nothing to do, 100 ms, ours there", source: tiny(5000), present: true, ours: true,
 		tools: []tool{us}, rtt: farAway, atMost: 1100 * time.Millisecond,
@@ -146,7 +150,7 @@ func packages(n int, size int64) recipe {
 }
 
 func bigFile(size int64) recipe {
-	return recipe{"file", func(ctx context.Context, s *harness.Store) (*harness.Closure, error) {
+	return recipe{fmt.Sprintf("file-%d", size), func(ctx context.Context, s *harness.Store) (*harness.Closure, error) {
 		return harness.BigFile(ctx, s, size)
 	}}
 }

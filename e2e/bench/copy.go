@@ -22,6 +22,7 @@ type copyCase struct {
 	ours    bool    // the far end of ours is ours
 	rate    float64 // bytes a second in each direction; 0: unlimited
 	before  *recipe // what the destination has of an earlier version; nil: nothing
+	kills   int     // how often every connection is reset on the way
 
 	// What is to be reached, one of: limit times the tool called against,
 	// an absolute time, or the memory that each of our processes may use.
@@ -251,6 +252,9 @@ func (c copyCase) copyOnce(ctx context.Context, l *lab, tl tool, src *source, pa
 		return cost{}, err
 	}
 	defer t.far.close()
+	if c.kills > 0 {
+		defer t.far.killAlong(c.kills, part.NarSize())()
+	}
 	took, err := tl.time(ctx, l, t)
 	return cost{took, t.far.wire()}, err
 }

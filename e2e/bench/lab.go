@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -199,6 +200,25 @@ func (f *far) wire() int64 {
 		return 0
 	}
 	return f.relay.Bytes(harness.Up) + f.relay.Bytes(harness.Down)
+}
+
+// killAlong resets all connections so many times while size bytes go up, until stop is
+// called.
+func (f *far) killAlong(times int, size int64) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		for n := 1; n <= times && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+			if f.relay.Bytes(harness.Up) >= int64(n)*size/int64(times+1) {
+				f.relay.Kill()
+				n++
+			}
+		}
+	})
+	return func() {
+		cancel()
+		killing.Wait()
+	}
 }
 
 func (f *far) close() {

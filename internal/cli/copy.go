@@ -55,7 +55,9 @@ type copyRun struct {
 	*program
 	*copyRequest
 	started time.Time
-	asked   bool // a person had to answer something to log in
+	asked   bool  // a person had to answer something to log in
+	kept    int64 // bytes of NARs that the receiver had kept before this attempt
+	gained  bool  // the last attempt has brought something that stays
 }
 
 func (r *copyRun) verb() string {
@@ -238,6 +240,7 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	meter := new(progress.Meter)
 	stop := r.screen.Show(meter)
 	defer stop()
+	defer func() { r.countGain(e.far, meter.State()) }()
 	lanes := r.sessions
 	if lanes == 0 {
 		lanes = e.far.lanesFor(plan, r.pull)

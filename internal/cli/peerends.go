@@ -34,6 +34,9 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 		source := peerSource{e.source, e.far.peer, e.local.writer, r.log}
 		if source.writer != nil {
 			source.writer.KeepPartials()
+			for _, info := range send {
+				r.kept += source.kept(info)
+			}
 		}
 		e.source = source
 		return channels, nil
@@ -58,6 +61,9 @@ func (r *copyRun) findThere(ctx context.Context, target *peerTarget, far *farEnd
 	var asking errgroup.Group
 	asking.Go(func() (err error) {
 		target.kept, err = keptThere(ctx, target.peer, send, r.log)
+		for _, size := range target.kept {
+			r.kept += size
+		}
 		return err
 	})
 	if r.wantsDeltas(far) {

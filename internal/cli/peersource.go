@@ -21,6 +21,15 @@ type peerSource struct {
 	log    *slog.Logger
 }
 
+// kept returns how much of a NAR is here.
+func (s peerSource) kept(info *nix.PathInfo) int64 {
+	narHash, size := s.writer.Partial(info.Path)
+	if narHash != info.NARHash || size >= info.NARSize {
+		return 0
+	}
+	return size
+}
+
 // DeliversPartialNARs implements closure.PartialSource.
 func (s peerSource) DeliversPartialNARs() {}
 
@@ -50,11 +59,11 @@ type narRest struct {
 // Request implements closure.SourceLane.
 func (l *peerSourceLane) Request(ctx context.Context, info *nix.PathInfo) error {
 	rest := narRest{info: info}
-	if writer := l.source.writer; writer != nil {
-		if narHash, size := writer.Partial(info.Path); narHash == info.NARHash && size < info.NARSize {
-			rest.offset = size
-			l.source.log.Info("going on in the middle", "path", info.Path, "bytes", size)
-		}
+	if l.source.writer != nil {
+		rest.offset = l.source.kept(info)
+	}
+	if rest.offset > 0 {
+		l.source.log.Info("going on in the middle", "path", info.Path, "bytes", rest.offset)
 	}
 	l.mu.Lock()
 	l.requested = append(l.requested, rest)
