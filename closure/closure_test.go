@@ -43,7 +43,12 @@ type strictTarget struct {
 	most   int // lanes that can be opened; 0: any number
 	locked []bool
 	fail   nix.StorePath // refused when it comes
+
+	verifies bool
+	came     []nix.StorePath // as a whole
 }
+
+func (t *strictTarget) VerifiesNARs() bool { return t.verifies }
 
 func (t *strictTarget) ValidPaths(ctx context.Context, paths []nix.StorePath, lock bool) ([]nix.StorePath, error) {
 	t.locked = append(t.locked, lock)
@@ -91,6 +96,7 @@ func (l *strictLane) Abort()                      {}
 func (t *strictTarget) register(ctx context.Context, info *nix.PathInfo, content []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.came = append(t.came, info.Path)
 	if info.Path == t.fail {
 		return fmt.Errorf("%s: %w", info.Path, nix.ErrNotTrusted)
 	}
@@ -182,23 +188,32 @@ func TestRefusedPath(t *testing.T) {
 	}
 }
 
+// A damaged NAR is found here, or by a target that hashes NARs itself.
 func TestDamagedSource(t *testing.T) {
-	c := nixtest.Chain(3)
-	store := nixtest.NewStore(c...)
-	store.Damage(c[1].Info.Path, 130)
-	source := memorySource{store}
-	target := &strictTarget{Store: nixtest.NewStore()}
-	all, err := closure.Walk(t.Context(), source, []nix.StorePath{c.Top()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := closure.Negotiate(t.Context(), all, source, target, closure.Terms{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = closure.Copy(t.Context(), plan, source, target, closure.CopyOptions{})
-	if !errors.Is(err, nix.ErrDamaged) || !strings.Contains(err.Error(), c[1].Info.Path.String()) {
-		t.Errorf("error %v, want one that names the damaged path", err)
+	for _, verifies := range []bool{false, true} {
+		c := nixtest.Chain(3)
+		store := nixtest.NewStore(c...)
+		damaged := c[1].Info.Path
+		store.Damage(damaged, 130)
+		source := memorySource{store}
+		target := &strictTarget{Store: nixtest.NewStore(), verifies: verifies}
+		all, err := closure.Walk(t.Context(), source, []nix.StorePath{c.Top()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := closure.Negotiate(t.Context(), all, source, target, closure.Terms{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = closure.Copy(t.Context(), plan, source, target, closure.CopyOptions{})
+		if !errors.Is(err, nix.ErrDamaged) || !verifies && !strings.Contains(err.Error(), damaged.String()) {
+			t.Errorf("verifies %v: error %v, want one that names the damaged path", verifies, err)
+		}
+		target.mu.Lock()
+		if got := slices.Contains(target.came, damaged); got != verifies {
+			t.Errorf("verifies %v: the damaged path came: %v", verifies, got)
+		}
+		target.mu.Unlock()
 	}
 }
 

@@ -62,6 +62,9 @@ func Copy(ctx context.Context, plan *Plan, src Source, dst Target, o CopyOptions
 			bestEffort: o.BestEffort, prefer: o.Prefer,
 		}),
 	}
+	if v, ok := dst.(VerifyingTarget); ok {
+		c.verified = v.VerifiesNARs()
+	}
 	stop := context.AfterFunc(ctx, func() { c.schedule.fail(context.Cause(ctx)) })
 	defer stop()
 	defer c.schedule.reconsider()()
@@ -114,6 +117,7 @@ type copying struct {
 	src      Source
 	dst      Target
 	schedule *schedule
+	verified bool           // dst hashes what comes
 	wanted   [providers]int // lanes
 
 	mu     sync.Mutex
@@ -263,7 +267,7 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 	defer cancel(nil)
 	attempt := l.schedule.bring(t, cancel)
 	defer attempt.end()
-	nar := &checkedNAR{ctx: narCtx, nar: contents, info: t.info, meter: l.Meter, count: attempt.passed}
+	nar := &checkedNAR{ctx: narCtx, nar: contents, info: t.info, meter: l.Meter, count: attempt.passed, unhashed: l.verified}
 	if l.by == bySource {
 		nar.limit = l.Limit
 	}

@@ -23,9 +23,10 @@ type checkedNAR struct {
 	limit *rate.Limiter
 	count func(n int) // is told of n further bytes
 
-	passed  int64 // bytes
-	there   int64 // of the next ones, that the destination has
-	partial bool  // the source has made it of what the destination has
+	unhashed bool  // the destination hashes it
+	passed   int64 // bytes
+	there    int64 // of the next ones, that the destination has
+	partial  bool  // the source has made it of what the destination has
 }
 
 // Have tells a NAR that Copy has given to a TargetLane that the target has its first size
@@ -43,15 +44,17 @@ func (e *sourceError) Error() string { return e.err.Error() }
 func (e *sourceError) Unwrap() error { return e.err }
 
 // WriteTo writes the NAR to w. The error says so if it is not the one that its
-// path info promises; w has had most or all of it then.
+// path info promises, as far as that is to be found out here; w has had most or all of
+// it then.
 func (n *checkedNAR) WriteTo(w io.Writer) (int64, error) {
-	out := &narWriter{checkedNAR: n, w: w, hash: sha256.New()}
+	out := &narWriter{checkedNAR: n, w: w}
+	if !n.unhashed {
+		out.hash = sha256.New()
+	}
 	if _, err := n.nar.WriteTo(out); err != nil {
 		return out.size, err
 	}
-	var sum [sha256.Size]byte
-	out.hash.Sum(sum[:0])
-	if err := n.info.CheckNAR(nix.SHA256Hash(sum), out.size); err != nil {
+	if err := n.info.CheckNAR(out.sum(), out.size); err != nil {
 		return out.size, fmt.Errorf("%s: %w", n.info.Path, err)
 	}
 	return out.size, nil
@@ -87,7 +90,7 @@ func (n *checkedNAR) pass(size int) error {
 type narWriter struct {
 	*checkedNAR
 	w    io.Writer
-	hash hash.Hash
+	hash hash.Hash // nil where it is not wanted
 	size int64
 }
 
@@ -95,9 +98,19 @@ func (w *narWriter) Write(p []byte) (int, error) {
 	if err := w.pass(len(p)); err != nil {
 		return 0, err
 	}
-	w.hash.Write(p)
+	if w.hash != nil {
+		w.hash.Write(p)
+	}
 	w.size += int64(len(p))
 	return w.w.Write(p)
+}
+
+// sum returns the hash, or the one that is promised where nothing was hashed.
+func (w *narWriter) sum() nix.Hash {
+	if w.hash == nil {
+		return w.info.NARHash
+	}
+	return nix.SHA256Hash([sha256.Size]byte(w.hash.Sum(nil)))
 }
 
 type narReader struct {

@@ -109,6 +109,13 @@ type TolerantTarget interface {
 	ToleratesBrokenNARs()
 }
 
+// A VerifyingTarget may compare what it is given with the path infos by itself.
+type VerifyingTarget interface {
+	// VerifiesNARs reports whether it refuses a NAR that is not what its path info
+	// promises with an error that wraps nix.ErrDamaged. Such NARs are not hashed here.
+	VerifiesNARs() bool
+}
+
 // A CacheSource is a source whose paths lie in caches. A path that is requested once
 // more is one whose NAR was no good: it is taken from elsewhere, and if it can be had
 // nowhere, reading it fails with an error that wraps ErrNowhereElse.

@@ -125,6 +125,10 @@ type peerTarget struct {
 // AnyOrder implements closure.Target.
 func (t peerTarget) AnyOrder() bool { return !t.peer.InOrder() }
 
+// VerifiesNARs implements closure.VerifyingTarget: our own import does. A Nix behind the far
+// end, which takes paths in order, ends the session instead.
+func (t peerTarget) VerifiesNARs() bool { return !t.peer.InOrder() }
+
 // OpenLane implements closure.Target.
 func (t peerTarget) OpenLane(context.Context) (closure.TargetLane, error) {
 	channel, err := t.peer.OpenChannel()
