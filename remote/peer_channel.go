@@ -30,10 +30,10 @@ func (w *messageWriter) send(kind byte, fields, data []byte) error {
 	w.head = append(w.head, fields...)
 	size := len(w.head) + len(data)
 	if w.packer == nil {
-		return w.write(w.head, data)
+		return w.write(size, w.head, data)
 	}
 	if w.packer.level == 0 || size > maxPacked-packSize || isDense(data) {
-		return errors.Join(w.pack(), w.write(w.head, data))
+		return errors.Join(w.pack(), w.write(size, w.head, data))
 	}
 	w.packer.raw = append(append(w.packer.raw, w.head...), data...)
 	if len(w.packer.raw) < packSize {
@@ -42,8 +42,9 @@ func (w *messageWriter) send(kind byte, fields, data []byte) error {
 	return w.pack()
 }
 
-// write puts bytes into the bundle, and tells the packer how the link takes them.
-func (w *messageWriter) write(parts ...[]byte) error {
+// write puts into the bundle what taken bytes of messages have become, and tells the
+// packer how the link takes it.
+func (w *messageWriter) write(taken int, parts ...[]byte) error {
 	start := time.Now()
 	size := 0
 	for _, part := range parts {
@@ -54,7 +55,7 @@ func (w *messageWriter) write(parts ...[]byte) error {
 	}
 	if w.packer != nil {
 		w.packer.waited += time.Since(start)
-		w.packer.observe(size)
+		w.packer.observe(taken, size)
 	}
 	return nil
 }
@@ -64,11 +65,12 @@ func (w *messageWriter) pack() error {
 	if w.packer == nil || len(w.packer.raw) == 0 {
 		return nil
 	}
+	taken := len(w.packer.raw)
 	packed, err := w.packer.pack()
 	if err != nil {
 		return err
 	}
-	return w.write(binary.AppendUvarint([]byte{msgPacked}, uint64(len(packed))), packed)
+	return w.write(taken, binary.AppendUvarint([]byte{msgPacked}, uint64(len(packed))), packed)
 }
 
 // sendNow is send for what the other side waits for.

@@ -17,10 +17,16 @@ const (
 	maxPacked  = 512 << 10 // bytes of messages that are packed together
 	packWindow = 4 << 20   // of zstd: how far back what was sent before helps
 
-	// The link is looked at after so many bytes.
+	// The link is looked at after so many bytes, and not before so long: a receiver that
+	// writes to its disk for a moment is no slow link.
 	packPeriod = 8 << 20
+	packTime   = time.Second
 	// A faster link is not worth the time that compression takes.
 	packBelow = 40 << 20 // bytes a second
+	// Compression has to bring so much. Where it does not, because something else than
+	// the link is slow, it is left alone for some periods, each time for twice as many.
+	packGain = 1.1
+	packRest = 4
 )
 
 // Ways of compressing, chosen by the client for both directions.
@@ -50,9 +56,14 @@ type packer struct {
 	out     bytes.Buffer
 
 	since  time.Time     // begin of the period
+	taken  int           // bytes of messages in it
 	passed int           // bytes put on the link in it
 	total  int           // and before
 	waited time.Duration // of it, for the link
+
+	plain float64 // bytes a second without compression; 0: not known
+	rest  int     // periods without a further attempt
+	rests int     // that the last pause had
 }
 
 func newPacker(p Packing) *packer {
@@ -65,29 +76,45 @@ func newPacker(p Packing) *packer {
 	return nil
 }
 
-// observe chooses the level by what was waited for. sent is what the period put on the
-// link.
-func (p *packer) observe(sent int) {
+// observe chooses the level by what was waited for, and by what it has brought. taken
+// bytes of messages have put sent bytes on the link.
+func (p *packer) observe(taken, sent int) {
+	p.taken += taken
 	p.passed += sent
-	if p.passed < packPeriod {
+	took := time.Since(p.since)
+	if p.passed < packPeriod || took < packTime {
 		return
 	}
-	p.total += p.passed
-	took := time.Since(p.since)
-	waiting := p.waited > took/2
-	rate := float64(p.passed) / took.Seconds()
-	level := p.level
-	switch {
-	case p.level == 0 && waiting && rate < packBelow:
-		level = 2
-	case p.level > 0 && waiting:
-		level = min(p.level+1, len(packLevels)-1)
-	case p.level > 0 && p.waited < took/8 && p.total > 2*farWindow:
-		level-- // before, it is buffers that take what is sent
+	if p.total == 0 {
+		p.taken -= nearWindow // buffers took these at once
 	}
-	p.since, p.passed, p.waited = time.Now(), 0, 0
+	p.total += p.passed
+	rate := float64(p.taken) / took.Seconds()
+	level := p.next(rate, float64(p.waited)/float64(took))
+	p.since, p.taken, p.passed, p.waited = time.Now(), 0, 0, 0
 	p.stale = p.stale || level != p.level
 	p.level = level
+}
+
+// next is the level after a period in which messages passed at rate, and that share of
+// it was spent waiting for the link.
+func (p *packer) next(rate, waited float64) int {
+	switch {
+	case p.level == 0 && p.rest > 0:
+		p.rest--
+	case p.level == 0 && waited > 0.5 && rate < packBelow:
+		p.plain = rate
+		return 2
+	case p.level > 0 && rate < packGain*p.plain:
+		p.rests = max(packRest, 2*p.rests)
+		p.rest = p.rests
+		return 0
+	case p.level > 0 && waited > 0.5:
+		return min(p.level+1, len(packLevels)-1)
+	case p.level > 0 && waited < 1./8 && p.total > 2*farWindow:
+		return p.level - 1 // before, it is buffers that take what is sent
+	}
+	return p.level
 }
 
 // pack compresses what was gathered. The result is valid until the next call.

@@ -38,23 +38,40 @@ func TestPackLevels(t *testing.T) {
 }
 
 func TestPackObserves(t *testing.T) {
+	const slow = packPeriod // bytes a second
 	for _, test := range []struct {
-		name          string
-		before, after int
-		took, waited  time.Duration
+		name         string
+		packer       packer
+		rate, waited float64
+		level, rest  int
 	}{
-		{"slow link", 0, 2, time.Second, 900 * time.Millisecond},
-		{"fast link", 0, 0, 10 * time.Millisecond, 9 * time.Millisecond},
-		{"slow source", 0, 0, time.Second, 100 * time.Millisecond},
-		{"link is the limit", 2, 3, time.Second, 900 * time.Millisecond},
-		{"best already", 4, 4, time.Second, 900 * time.Millisecond},
-		{"compression is the limit", 2, 1, time.Second, 10 * time.Millisecond},
-		{"even that", 1, 0, time.Second, 10 * time.Millisecond},
-		{"in balance", 2, 2, time.Second, 300 * time.Millisecond},
+		{"slow link", packer{}, slow, 0.9, 2, 0},
+		{"fast link", packer{}, 10 * slow, 0.9, 0, 0},
+		{"slow source", packer{}, slow, 0.1, 0, 0},
+		{"no gain before", packer{rest: 3}, slow, 0.9, 0, 2},
+		{"link is the limit", packer{level: 2, plain: slow}, 2 * slow, 0.9, 3, 0},
+		{"best already", packer{level: 4, plain: slow}, 2 * slow, 0.9, 4, 0},
+		{"compression is the limit", packer{level: 2, plain: slow}, 2 * slow, 0.01, 1, 0},
+		{"even that", packer{level: 1}, slow, 0.01, 0, 0},
+		{"in balance", packer{level: 2}, slow, 0.3, 2, 0},
+		{"no gain", packer{level: 3, plain: slow}, slow, 0.9, 0, packRest},
+		{"no gain again", packer{level: 3, plain: slow, rests: packRest}, slow, 0.9, 0, 2 * packRest},
 	} {
-		p := &packer{level: test.before, total: 1 << 30, since: time.Now().Add(-test.took), waited: test.waited}
-		if p.observe(packPeriod); p.level != test.after {
-			t.Errorf("%s: from level %d to %d, want %d", test.name, test.before, p.level, test.after)
+		p := test.packer
+		p.total = 1 << 30
+		if p.level = p.next(test.rate, test.waited); p.level != test.level || p.rest != test.rest {
+			t.Errorf("%s: from level %d to %d with a rest of %d, want %d and %d",
+				test.name, test.packer.level, p.level, p.rest, test.level, test.rest)
+		}
+	}
+}
+
+// TestPackPeriod lets the link be slow for a moment only.
+func TestPackPeriod(t *testing.T) {
+	for took, want := range map[time.Duration]int{packTime / 2: 0, 2 * packTime: 2} {
+		p := &packer{since: time.Now().Add(-took), waited: took}
+		if p.observe(packPeriod, packPeriod); p.level != want {
+			t.Errorf("level %d after %v, want %d", p.level, took, want)
 		}
 	}
 }
