@@ -21,9 +21,11 @@ func farError(err error) *FarError {
 	return &FarError{Text: cleanForeign(err.Error()), cause: err}
 }
 
+const signRemedy = " (sign the path with a key that the far end trusts, add its key to trusted-public-keys there, or log in as one of its trusted-users)"
+
 func (e *FarError) Error() string {
-	if e.Is(nix.ErrNotTrusted) {
-		return e.Text + " (sign the path with a key that the far end trusts, add its key to trusted-public-keys there, or log in as one of its trusted-users)"
+	if e.Is(nix.ErrNotTrusted) && !strings.HasSuffix(e.Text, signRemedy) {
+		return e.Text + signRemedy
 	}
 	return e.Text
 }

@@ -56,6 +56,7 @@ const (
 type offer struct {
 	version int
 	inOrder bool   // paths must come behind their references
+	refuses bool   // paths without a trusted key's signature
 	token   []byte // for further lanes; nil: none can be had
 }
 
@@ -63,6 +64,9 @@ func (o offer) line() string {
 	words := []string{fmt.Sprint(o.version)}
 	if o.inOrder {
 		words = append(words, "in-order")
+	}
+	if o.refuses {
+		words = append(words, "untrusted")
 	}
 	if o.token != nil {
 		words = append(words, "join="+hex.EncodeToString(o.token))
@@ -85,6 +89,8 @@ func parseOffer(text string) offer {
 		switch {
 		case word == "in-order":
 			o.inOrder = true
+		case word == "untrusted":
+			o.refuses = true
 		case join:
 			if b, err := hex.DecodeString(token); err == nil && len(b) == tokenSize {
 				o.token = b
@@ -138,6 +144,17 @@ func (s *Store) OffersPeer() bool {
 	default:
 		return false
 	}
+}
+
+// Trust tells what the far end has said of it: NotTrusted, or nothing.
+func (s *Store) Trust(ctx context.Context) (Trust, error) {
+	if err := s.Greet(ctx); err != nil {
+		return TrustUnknown, err
+	}
+	if s.first.prelude.offer.refuses {
+		return NotTrusted, nil
+	}
+	return TrustUnknown, nil
 }
 
 // PeerOptions are about the link.

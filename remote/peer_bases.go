@@ -78,7 +78,7 @@ func (p *peerServer) takeAsk(ctx context.Context, m message) error {
 // collection.
 func (p *peerServer) findBases(ctx context.Context, wants []nix.StorePath) (map[nix.StorePath]*nix.PathInfo, error) {
 	backend, ok := p.backend.(BaseBackend)
-	if !ok || !p.options.Write || p.options.InOrder {
+	if !ok || !p.options.Write {
 		return nil, nil
 	}
 	all, err := backend.AllPaths(ctx)
@@ -176,11 +176,15 @@ func (p *peerServer) addMade(ctx context.Context, in *inbox, i item, add func(de
 	var once sync.Once
 	decide := func(err error) {
 		once.Do(func() {
-			if errors.Is(err, nix.ErrDamaged) || errors.Is(err, errPatch) || errors.Is(err, errPartial) {
+			var aborted *FarError
+			switch {
+			case p.options.InOrder && errors.Is(err, errPatch) && errors.As(err, &aborted):
+				// The whole comes next.
+			case errors.Is(err, nix.ErrDamaged) || errors.Is(err, errPatch) || errors.Is(err, errPartial):
 				p.askForWhole(i.number, err)
-				return
+			default:
+				p.decide(i.number, err)
 			}
-			p.decide(i.number, err)
 		})
 	}
 	err := add(decide)
@@ -234,9 +238,11 @@ func (p *peerServer) decode(ctx context.Context, in *inbox, i item, decide func(
 // askForWhole has the client send a path again, as it is.
 func (p *peerServer) askForWhole(number uint64, reason error) {
 	p.options.Logger.Info("a path could not be made of what is here, and is sent as a whole", "reason", reason)
-	p.bases.mu.Lock()
-	p.bases.owed[number] = true
-	p.bases.mu.Unlock()
+	if !p.options.InOrder { // else it comes at once, or never
+		p.bases.mu.Lock()
+		p.bases.owed[number] = true
+		p.bases.mu.Unlock()
+	}
 	p.out.sendNow(msgWhole, appendUvarint(nil, number))
 }
 

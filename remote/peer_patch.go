@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 
@@ -85,8 +86,13 @@ type Patch struct {
 // reads nar to its end.
 type Encoder func(w io.Writer, nar io.Reader) error
 
+// ErrDelta is that of a path whose delta did not work at the far end where it is too late
+// for the whole: what came behind it may refer to it.
+var ErrDelta = errors.New("the delta did not make the path at the far end")
+
 // AddPatch is Add with a delta. The whole NAR follows, after AddPatch has returned, where
-// the delta is no shorter or does not work at the far end.
+// the delta is no shorter or does not work at the far end. In order, it follows at once,
+// or the path fails with ErrDelta.
 func (c *Channel) AddPatch(ctx context.Context, info *nix.PathInfo, patch Patch, nar io.WriterTo, done func(error)) error {
 	number, err := c.p.expect(&peerAdd{path: info.Path, done: done, again: func(number uint64) {
 		c.p.sendWhole(number, info, patch.Whole)
@@ -109,9 +115,17 @@ func (c *Channel) AddPatch(ctx context.Context, info *nix.PathInfo, patch Patch,
 		c.out.abort("the sender could not read it")
 		c.p.forget(number)(readErr)
 		return readErr
-	case err != nil: // the far end finds that it does not work, and asks for the whole
+	case err != nil:
 		c.out.abort("no delta can be made")
-		return nil
+		if !c.p.InOrder() {
+			return nil // the far end finds that it does not work, and asks for the whole
+		}
+		c.p.mu.Lock()
+		if add := c.p.adds[number]; add != nil {
+			add.again = nil
+		}
+		c.p.mu.Unlock()
+		return c.send(number, info, 0, patch.Whole)
 	}
 	if err := c.out.end(); err != nil {
 		return &abandonedError{err}
@@ -153,12 +167,20 @@ func (p *Peer) takeWhole(m message) error {
 	if add != nil {
 		again, add.again = add.again, nil
 	}
-	if again != nil && !p.ended {
+	switch {
+	case again == nil:
+	case p.InOrder():
+		delete(p.adds, number)
+	case !p.ended:
 		p.resending.Go(func() { again(number) })
 	}
 	p.mu.Unlock()
 	if again == nil {
 		return &wire.FormatError{Msg: "it asks for the whole of a path that it was sent as a whole"}
+	}
+	if p.InOrder() {
+		add.done(fmt.Errorf("send %s: %w", add.path, ErrDelta))
+		p.tellIfDecided()
 	}
 	return nil
 }

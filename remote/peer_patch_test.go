@@ -91,22 +91,23 @@ func TestPeerPatch(t *testing.T) {
 	before, after := upgrade()
 	other := encoderOf(nixtest.Output("other", "other", func(string) nixtest.Node { return nixtest.Node{Content: "other"} }), after.Info)
 	for _, test := range []struct {
-		name   string
-		damage bool
-		encode remote.Encoder
+		name    string
+		damage  bool
+		encode  remote.Encoder
+		inOrder error // where the whole cannot come later
 	}{
-		{"fits", false, encoderOf(before, after.Info)},
-		{"base is damaged there", true, encoderOf(before, after.Info)},
-		{"for another base", false, other},
+		{"fits", false, encoderOf(before, after.Info), nil},
+		{"base is damaged there", true, encoderOf(before, after.Info), remote.ErrDelta},
+		{"for another base", false, other, remote.ErrDelta},
 		{"no delta", false, func(w io.Writer, nar io.Reader) error {
 			_, err := w.Write([]byte("nonsense"))
 			return err
-		}},
-		{"cannot be made", false, func(w io.Writer, nar io.Reader) error { return errors.New("out of ideas") }},
+		}, remote.ErrDelta},
+		{"cannot be made", false, func(w io.Writer, nar io.Reader) error { return errors.New("out of ideas") }, nil},
 		{"longer than the whole", false, func(w io.Writer, nar io.Reader) error {
 			_, err := w.Write(slices.Concat(after.NAR, after.NAR))
 			return err
-		}},
+		}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := nixtest.NewStore(before)
@@ -117,6 +118,20 @@ func TestPeerPatch(t *testing.T) {
 			}
 			if err := s.Verify(); err != nil || len(s.All()) != 2 {
 				t.Errorf("%d paths are valid: %v", len(s.All()), err)
+			}
+			s = nixtest.NewStore(before)
+			h = newPeerHost(t, s)
+			h.backend = baseBackend{serverBackend{s}, test.damage}
+			h.options.InOrder = true
+			p := h.openPeer(t)
+			if _, err := p.OpenChannel(); err != nil { // the order is that of whichever channel is used
+				t.Fatal(err)
+			}
+			if err := pushPatch(t, p, after, test.encode); !errors.Is(err, test.inOrder) {
+				t.Errorf("in order: error is %v, want %v", err, test.inOrder)
+			}
+			if err := s.Verify(); err != nil {
+				t.Error(err)
 			}
 		})
 	}

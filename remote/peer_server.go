@@ -16,7 +16,7 @@ import (
 )
 
 func (s *server) offer() offer {
-	o := offer{version: peerVersion, inOrder: s.options.InOrder}
+	o := offer{version: peerVersion, inOrder: s.options.InOrder, refuses: s.options.Untrusted}
 	if s.options.Meeting != nil {
 		o.token = s.options.Meeting.Token()
 	}
@@ -189,11 +189,11 @@ func (p *peerServer) takeAdd(ctx context.Context, m message) error {
 	if err := p.openImporter(ctx); err != nil {
 		return fmt.Errorf("add %s: %w", i.info.Path, err)
 	}
-	if p.options.InOrder && channel != 0 {
-		return &wire.FormatError{Msg: "paths come in several channels, where they must come in order"}
-	}
 	in := p.taking[channel]
 	if in == nil {
+		if p.options.InOrder && slices.ContainsFunc(p.taking[:], func(in *inbox) bool { return in != nil }) {
+			return &wire.FormatError{Msg: "paths come in several channels, where they must come in order"}
+		}
 		in = newInbox()
 		p.taking[channel] = in
 		p.workers.Go(func() { p.addAll(ctx, in) })

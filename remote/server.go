@@ -96,6 +96,7 @@ type ServerOptions struct {
 	Peer        bool                      // offer the peer protocol to the client, which knows it
 	Meeting     Meeting                   // takes further lanes of that; nil: there can be none
 	InOrder     bool                      // the importer wants references before referrers
+	Untrusted   bool                      // tell the client of the peer protocol that unsigned paths are refused
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }

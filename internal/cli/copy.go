@@ -223,8 +223,8 @@ func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) er
 			return err
 		}
 	}
-	if target, ok := e.target.(daemonTarget); ok {
-		if err := checkDaemonTrust(ctx, target.daemon, r.daemonPlace(), plan.Send); err != nil {
+	if target, ok := e.target.(trustTeller); ok {
+		if err := checkDaemonTrust(ctx, target, r.daemonPlace(), plan.Send); err != nil {
 			return err
 		}
 	}
@@ -307,11 +307,9 @@ func (r *copyRun) printResult(plan *closure.Plan, report *copyReport, roundTrips
 }
 
 // suggestOurs says, behind a long push to a real Nix, what would make the next one
-// shorter. Where a daemon decides, our program there would hand the paths to it as they
-// are: only who is root is sure to gain.
+// shorter.
 func (r *copyRun) suggestOurs(sent int64, far *farEnd) {
-	root := far.conn.Login().User == "root" || r.become.command != ""
-	if root && !r.host.worker && !far.ours() && oursWouldHelp(sent, far.conn.RTT(), time.Since(r.started)) {
+	if !r.host.worker && !far.ours() && oursWouldHelp(sent, far.conn.RTT(), time.Since(r.started)) {
 		fmt.Fprintf(r.screen, "copy-closure on %s would have been sent less: compressed, and of what is there already only what changed (see README)\n", r.host.name)
 	}
 }

@@ -42,10 +42,10 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 		return channels, nil
 	}
 	target := peerTarget{Target: e.target, peer: e.far.peer, store: e.local.store}
-	switch {
-	case target.peer.InOrder():
+	if target.peer.InOrder() {
 		channels = 1
-	case target.store != nil:
+	}
+	if target.store != nil {
 		if err := r.findThere(ctx, &target, e.far, send); err != nil {
 			return 0, err
 		}

@@ -21,6 +21,7 @@ type protocolStore interface {
 	ValidPaths(ctx context.Context, paths []nix.StorePath, lock, substitute bool) ([]nix.StorePath, error)
 	PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error)
 	Hold(ctx context.Context, paths []nix.StorePath) error
+	Trust(ctx context.Context) (remote.Trust, error)
 	OpenLane(ctx context.Context) (*remote.Lane, error)
 	Close() error
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/progress"
 	"github.com/copy-closure/copy-closure/internal/ui"
+	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/transport"
 )
 
@@ -30,6 +31,11 @@ func (r *copyRun) retrying(ctx context.Context, run func(context.Context) error)
 	for attempt := 0; ; attempt++ {
 		r.gained, r.kept = false, 0
 		err := run(ctx)
+		if errors.Is(err, remote.ErrDelta) && r.delta != "never" && ctx.Err() == nil {
+			r.delta = "never"
+			r.log.Warn(err.Error() + "; going on without deltas")
+			err = run(ctx)
+		}
 		if r.gained {
 			attempt = 0
 		}

@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"strings"
-	"sync"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -155,7 +151,8 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	if err != nil {
 		return err
 	}
-	if choice.ThroughNix && r.write && r.trust {
+	nixDecides := choice.ThroughNix && r.write && r.trust
+	if nixDecides && (r.daemon || choice.Socket == "" || peerWish() != remote.PeerAsks) {
 		return becomeNix(r.daemon, choice.URI)
 	}
 	check := func(*nix.PathInfo) error { return nil }
@@ -165,6 +162,9 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		}
 	}
 	b, err := p.openBackend(ctx, r.store, why)
+	if nixDecides && errors.Is(err, errUnreadable) {
+		return becomeNix(r.daemon, choice.URI)
+	}
 	if err != nil {
 		return err
 	}
@@ -188,6 +188,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	}
 	if peerWish() == remote.PeerAsks {
 		options.Peer = true
+		options.Untrusted = nixDecides && daemonRefuses(ctx, choice.Socket, p.log)
 		if m, err := remote.NewMeeting(); err == nil {
 			options.Meeting = m
 			defer m.Close()
@@ -208,28 +209,13 @@ func peerWish() string {
 	return wish[:len(wish)-len(strings.TrimLeft(wish, "0123456789abcdefghijklmnopqrstuvwxyz"))]
 }
 
-// becomeNix hands the client to the Nix that is here, which keeps its rules about who
-// may add what.
-func becomeNix(daemon bool, uri string) error {
-	args := []string{"nix-store", "--serve", "--write"}
-	if daemon {
-		args = []string{"nix-daemon", "--stdio"}
-	}
-	file, err := exec.LookPath(args[0])
-	if err != nil {
-		return fmt.Errorf("serve through Nix: %w", err)
-	}
-	if uri != "" {
-		args = append(args, "--store", uri)
-	}
-	return fmt.Errorf("serve through Nix: %w", syscall.Exec(file, args, os.Environ()))
-}
-
 // A backend is the store of this end as the server wants it.
 type backend struct {
 	*localstore.Store
 	local *localEnd
 }
+
+var errUnreadable = errors.New("serve: the store cannot be read by this user")
 
 // openBackend opens the store for serving. Where there is none, a reader finds an
 // empty one.
@@ -239,7 +225,7 @@ func (p *program) openBackend(ctx context.Context, uri string, why purpose) (*ba
 		return nil, err
 	}
 	if local.store == nil {
-		return nil, errors.Join(fmt.Errorf("serve: the store cannot be read by this user"), local.close())
+		return nil, errors.Join(errUnreadable, local.close())
 	}
 	return &backend{local.store, local}, nil
 }
@@ -282,44 +268,4 @@ func (b *backend) Import(ctx context.Context) (remote.Importer, error) {
 		return nil, err
 	}
 	return &nixImporter{lane: lane}, nil
-}
-
-// A nixImporter hands paths, which the server has checked, to the Nix that is here.
-type nixImporter struct {
-	lane    *remote.Lane
-	pending sync.WaitGroup // adds that are not decided
-}
-
-// Add implements remote.Importer.
-func (im *nixImporter) Add(ctx context.Context, info *nix.PathInfo, nar io.Reader, done func(error)) error {
-	im.pending.Add(1)
-	return im.lane.Add(ctx, info, sizedNAR{nar, info.NARSize}, func(err error) {
-		done(err)
-		im.pending.Done()
-	})
-}
-
-// Flush implements remote.Importer.
-func (im *nixImporter) Flush(context.Context) error {
-	err := im.lane.Flush()
-	im.pending.Wait()
-	return err
-}
-
-// Close implements remote.Importer.
-func (im *nixImporter) Close() error { return im.Flush(context.Background()) }
-
-// A sizedNAR is a NAR at the head of a stream that goes on behind it.
-type sizedNAR struct {
-	r    io.Reader
-	size int64
-}
-
-// WriteTo implements io.WriterTo.
-func (n sizedNAR) WriteTo(w io.Writer) (int64, error) {
-	written, err := io.CopyN(w, n.r, n.size)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return written, err
 }

@@ -41,9 +41,15 @@ func openSocket(ctx context.Context, socket string, o remote.Options) (*remote.D
 	}, o)
 }
 
+// A trustTeller knows whether a daemon trusts its user: one itself, or our server in
+// front of one.
+type trustTeller interface {
+	Trust(ctx context.Context) (remote.Trust, error)
+}
+
 // checkDaemonTrust refuses to send what a daemon would refuse: paths that nobody has
 // signed, for a user whom it does not trust. Which keys it trusts cannot be asked.
-func checkDaemonTrust(ctx context.Context, daemon *remote.Daemon, where string, infos []*nix.PathInfo) error {
+func checkDaemonTrust(ctx context.Context, daemon trustTeller, where string, infos []*nix.PathInfo) error {
 	var unsigned []*nix.PathInfo
 	for _, info := range infos {
 		if len(info.Signatures) == 0 && (info.CA == "" || info.CheckContentAddress() != nil) {
