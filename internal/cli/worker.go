@@ -50,18 +50,31 @@ type trustTeller interface {
 // checkDaemonTrust refuses to send what a daemon would refuse: paths that nobody has
 // signed, for a user whom it does not trust. Which keys it trusts cannot be asked.
 func checkDaemonTrust(ctx context.Context, daemon trustTeller, where string, infos []*nix.PathInfo) error {
-	var unsigned []*nix.PathInfo
+	unsigned := unvouched(infos)
+	if len(unsigned) == 0 {
+		return nil
+	}
+	trust, err := daemon.Trust(ctx)
+	if err != nil {
+		return err
+	}
+	return refuseUntrusted(trust, where, unsigned)
+}
+
+// unvouched returns those of infos for which neither a signature nor a content address
+// speaks.
+func unvouched(infos []*nix.PathInfo) (unsigned []*nix.PathInfo) {
 	for _, info := range infos {
 		if len(info.Signatures) == 0 && (info.CA == "" || info.CheckContentAddress() != nil) {
 			unsigned = append(unsigned, info)
 		}
 	}
-	if len(unsigned) == 0 {
+	return unsigned
+}
+
+func refuseUntrusted(trust remote.Trust, where string, unsigned []*nix.PathInfo) error {
+	if trust != remote.NotTrusted || len(unsigned) == 0 {
 		return nil
-	}
-	trust, err := daemon.Trust(ctx)
-	if err != nil || trust != remote.NotTrusted {
-		return err
 	}
 	return &untrustedUserError{where: where, paths: len(unsigned), first: unsigned[len(unsigned)-1].Path}
 }
