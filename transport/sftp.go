@@ -137,29 +137,41 @@ func (r *sftpReader) Close() error {
 func (s *SFTP) WriteFile(name string, r io.Reader, perm fs.FileMode) error {
 	dir, base := path.Split(name)
 	temporary := dir + "." + base + "." + rand.Text()
-	err := s.writeTemporary(temporary, r, perm)
-	if err == nil {
-		err = s.rename(temporary, name)
+	if err := s.create(temporary, r, perm); err != nil {
+		return s.failed("write", name, err)
 	}
-	if err != nil {
+	if err := s.rename(temporary, name); err != nil {
 		s.client.Remove(temporary)
 		return s.failed("write", name, err)
 	}
 	return nil
 }
 
-func (s *SFTP) writeTemporary(name string, r io.Reader, perm fs.FileMode) error {
+// CreateFile makes a file, which must not exist, of all that r has. It takes the fewest
+// round trips.
+func (s *SFTP) CreateFile(name string, r io.Reader) error {
+	return s.failed("write", name, s.create(name, r, 0))
+}
+
+// create leaves nothing behind when it fails.
+func (s *SFTP) create(name string, r io.Reader, perm fs.FileMode) (err error) {
 	f, err := s.client.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			s.client.Remove(name)
+		}
+	}()
 	if perm != 0 {
 		err = f.Chmod(perm)
 	}
 	if err == nil {
 		_, err = f.ReadFromWithConcurrency(r, 0)
 	}
-	return errors.Join(err, f.Close())
+	err = errors.Join(err, f.Close())
+	return err
 }
 
 // rename replaces a file at once where the host can.

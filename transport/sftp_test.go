@@ -111,6 +111,19 @@ func TestSFTPFailedWrite(t *testing.T) {
 	if text, _ := os.ReadFile(name); string(text) != "old" || len(entries) != 1 {
 		t.Errorf("%q, and %v", text, entries)
 	}
+	if err := files.CreateFile(name, strings.NewReader("new")); err == nil {
+		t.Error("a file that was there is made again")
+	}
+	if err := files.CreateFile(filepath.Join(dir, "other"), iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	entries, _ = os.ReadDir(dir)
+	if text, _ := os.ReadFile(name); string(text) != "old" || len(entries) != 1 {
+		t.Errorf("%q, and %v", text, entries)
+	}
+	if err := files.CreateFile(filepath.Join(dir, "other"), strings.NewReader("new")); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNoSFTP(t *testing.T) {

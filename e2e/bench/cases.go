@@ -36,6 +36,7 @@ var allCases = []benchCase{
 		tools: []tool{us, nixCopyClosure}, against: nixCopyClosure.name, limit: 0.8,
 	}.run},
 	{"round-trips", roundTrips},
+	{"bootstrap", bootstrap},
 	{"large-nix", copyCase{
 		title: "200 packages, 1.2 GB, loopback, Nix there: push", source: packages(200, 1200*mb),
 		tools: []tool{us, nixCopyClosure, nixCopyNG, tarSSH, catSSH}, against: nixCopyClosure.name, limit: 0.85,

@@ -167,31 +167,41 @@ type far struct {
 // startFar starts a server whose sessions have the store at root as theirs.
 // With ours, they find copy-closure in their PATH, otherwise Nix alone.
 func (l *lab) startFar(store *harness.Store, link *harness.Link, ours bool) (*far, error) {
-	l.number++
-	f := &far{dir: l.file(fmt.Sprintf("sshd-%d", l.number))}
-	if err := os.Mkdir(f.dir, 0o755); err != nil {
+	f, err := l.newFar()
+	if err != nil {
 		return nil, err
 	}
 	config := harness.SshdConfig{Dir: f.dir, Env: append(store.Env(), "HOME="+f.dir)}
 	if ours {
 		config.Env = append(config.Env, "PATH="+l.farBin+":/usr/bin:/bin")
 	}
-	var err error
+	return f, f.start(config, link)
+}
+
+// newFar makes the directory of a server.
+func (l *lab) newFar() (*far, error) {
+	l.number++
+	f := &far{dir: l.file(fmt.Sprintf("sshd-%d", l.number))}
+	return f, os.Mkdir(f.dir, 0o755)
+}
+
+// start starts the server, and puts a link in front of it unless that is nil.
+func (f *far) start(config harness.SshdConfig, link *harness.Link) (err error) {
 	if f.sshd, err = harness.StartSshd(config); err != nil {
-		return nil, err
+		return err
 	}
 	addr := f.sshd.Addr()
 	if link != nil {
 		if f.relay, err = harness.NewRelay(addr); err != nil {
 			f.close()
-			return nil, err
+			return err
 		}
 		f.relay.Set(harness.Up, *link)
 		f.relay.Set(harness.Down, *link)
 		addr = f.relay.Addr()
 	}
 	f.config, err = f.sshd.ClientConfig(addr)
-	return f, err
+	return err
 }
 
 // wire returns how many bytes have gone through the link.

@@ -174,8 +174,8 @@ func (r *copyRun) bootstrapFar(ctx context.Context, far *farEnd, bare *remote.Ba
 		return err
 	}
 	far.protocolStore.Close()
-	far.execs += 6 // to find a place, to open SFTP and a file, to end it
-	far.protocolStore, err = remote.Bootstrap(ctx, far.farHost, far.end, bare, r.farOptions(far))
+	far.execs += 6 // to find a place and open SFTP, to write a file, to end it
+	far.protocolStore, err = remote.Bootstrap(ctx, far.uploads(ctx), far.end, bare, r.farOptions(far))
 	return err
 }
 
@@ -228,20 +228,42 @@ func (f *farEnd) target() closure.Target {
 	return targetOf(f.protocolStore)
 }
 
-// Upload implements remote.UploadHost: by SFTP, or through the shell where there is
-// none.
-func (h farHost) Upload(ctx context.Context, name string, r io.Reader) error {
+// An uploadHost takes files by SFTP, or through the shell where there is none.
+type uploadHost struct {
+	farHost
+	opened chan struct{} // closed when files and err are set
+	files  *transport.SFTP
+	err    error
+}
+
+// uploads opens SFTP, for which whatever else is asked of the host need not wait.
+func (h farHost) uploads(ctx context.Context) *uploadHost {
+	u := &uploadHost{farHost: h, opened: make(chan struct{})}
 	if h.command != "" {
-		return h.uploadThroughShell(ctx, name, r) // SFTP is the login's
+		u.err = transport.ErrNoSFTP // it is the login's, not that of the user who is wanted
+		close(u.opened)
+		return u
 	}
-	files, err := transport.OpenSFTP(ctx, h.conn)
-	if errors.Is(err, transport.ErrNoSFTP) {
-		return h.uploadThroughShell(ctx, name, r)
+	go func() {
+		defer close(u.opened)
+		u.files, u.err = transport.OpenSFTP(ctx, h.conn)
+	}()
+	return u
+}
+
+// Upload implements remote.UploadHost. It can be called once.
+func (u *uploadHost) Upload(ctx context.Context, name string, r io.Reader) error {
+	<-u.opened
+	if errors.Is(u.err, transport.ErrSessionRefused) { // another may have ended
+		u.files, u.err = transport.OpenSFTP(ctx, u.conn)
 	}
-	if err != nil {
-		return err
+	if errors.Is(u.err, transport.ErrNoSFTP) {
+		return u.uploadThroughShell(ctx, name, r)
 	}
-	return errors.Join(files.WriteFile(name, r, 0o600), files.Close())
+	if u.err != nil {
+		return u.err
+	}
+	return errors.Join(u.files.CreateFile(name, r), u.files.Close())
 }
 
 func (h farHost) uploadThroughShell(ctx context.Context, name string, r io.Reader) error {
