@@ -31,6 +31,7 @@ type client struct {
 	method  string // by which the host let the user in
 
 	authenticated time.Time
+	sessionEnded  atomic.Int64 // when the last one did, in Unix nanoseconds
 	rtt           atomic.Int64 // in nanoseconds; 0: unknown
 
 	cause atomic.Pointer[error] // why we broke it off, if we did

@@ -14,6 +14,17 @@ import (
 // which may be the reason for it.
 const deathNews = 100 * time.Millisecond
 
+// A host tells of a session's end a little before it has room for the next.
+const (
+	roomNews  = 20 * time.Millisecond
+	roomWaits = 25 * roomNews
+)
+
+// endedLately reports whether a session has ended just now.
+func (c *client) endedLately() bool {
+	return time.Since(time.Unix(0, c.sessionEnded.Load())) < roomWaits
+}
+
 // killGrace is how long a command has to end when it is told to, before it is made to.
 const killGrace = 300 * time.Millisecond
 
@@ -102,8 +113,11 @@ func (c *client) request(ctx context.Context, kind, argument string) (*Session, 
 		}
 		err := c.startError(o.err)
 		// Openings are answered in any order: another may have been granted.
-		if !reserved || !errors.Is(err, ErrSessionRefused) {
+		if !errors.Is(err, ErrSessionRefused) || !reserved && !c.endedLately() {
 			return nil, err
+		}
+		if !reserved {
+			time.Sleep(roomNews)
 		}
 	}
 }
@@ -212,6 +226,7 @@ func (p *channel) wait() error {
 		}
 		request.Reply(false, nil)
 	}
+	p.client.sessionEnded.Store(time.Now().UnixNano())
 	close(p.gone)
 	<-p.said
 	exit.Stderr = p.stderr.text()

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/ui"
@@ -175,7 +176,11 @@ func (r *copyRun) bootstrapFar(ctx context.Context, far *farEnd, bare *remote.Ba
 	}
 	far.protocolStore.Close()
 	far.execs += 6 // to find a place and open SFTP, to write a file, to end it
-	far.protocolStore, err = remote.Bootstrap(ctx, far.uploads(ctx), far.end, bare, r.farOptions(far))
+	host := &uploadHost{farHost: far.farHost, opened: make(chan struct{})}
+	store, err := remote.Bootstrap(ctx, host, far.end, bare, r.farOptions(far))
+	if err == nil {
+		far.protocolStore = store
+	}
 	return err
 }
 
@@ -228,30 +233,35 @@ func (f *farEnd) target() closure.Target {
 	return targetOf(f.protocolStore)
 }
 
-// An uploadHost takes files by SFTP, or through the shell where there is none.
+// An uploadHost takes files by SFTP, or through the shell where there is none. SFTP is
+// opened behind the first program, which need not wait for it.
 type uploadHost struct {
 	farHost
+	open   sync.Once
 	opened chan struct{} // closed when files and err are set
 	files  *transport.SFTP
 	err    error
 }
 
-// uploads opens SFTP, for which whatever else is asked of the host need not wait.
-func (h farHost) uploads(ctx context.Context) *uploadHost {
-	u := &uploadHost{farHost: h, opened: make(chan struct{})}
-	if h.command != "" {
-		u.err = transport.ErrNoSFTP // it is the login's, not that of the user who is wanted
-		close(u.opened)
-		return u
-	}
-	go func() {
-		defer close(u.opened)
-		u.files, u.err = transport.OpenSFTP(ctx, h.conn)
-	}()
-	return u
+// Start implements remote.Host.
+func (u *uploadHost) Start(ctx context.Context, command string) (io.ReadWriteCloser, error) {
+	stream, err := u.farHost.Start(ctx, command)
+	u.open.Do(func() {
+		if u.command != "" {
+			u.err = transport.ErrNoSFTP // it is the login's, not that of the user who is wanted
+			close(u.opened)
+			return
+		}
+		go func() {
+			defer close(u.opened)
+			u.files, u.err = transport.OpenSFTP(ctx, u.conn)
+		}()
+	})
+	return stream, err
 }
 
-// Upload implements remote.UploadHost. It can be called once.
+// Upload implements remote.UploadHost. It is called behind Start,
+// once.
 func (u *uploadHost) Upload(ctx context.Context, name string, r io.Reader) error {
 	<-u.opened
 	if errors.Is(u.err, transport.ErrSessionRefused) { // another may have ended

@@ -76,11 +76,14 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 }
 
 // openFar starts the program at the far end.
-func (r *copyRun) openFar(ctx context.Context, far *farEnd) (err error) {
+func (r *copyRun) openFar(ctx context.Context, far *farEnd) error {
 	if r.host.worker {
 		return r.openWorker(ctx, far, far.end, r.farOptions(far))
 	}
-	far.protocolStore, err = remote.Open(ctx, far.farHost, far.end, r.farOptions(far))
+	store, err := remote.Open(ctx, far.farHost, far.end, r.farOptions(far))
+	if err == nil {
+		far.protocolStore = store
+	}
 	return err
 }
 
