@@ -258,7 +258,7 @@ func (s script) useClient(file string) {
 }
 
 func cmdRelay(s script, args []string) error {
-	if err := need(args, 1, "relay start [RTT [RATE]] | rtt RTT | cut up|down N | kill | freeze | thaw"); err != nil {
+	if err := need(args, 1, "relay start [RTT [RATE]] | rtt RTT | cut up|down N [CONNECTION] | connections N | kill | freeze | thaw"); err != nil {
 		return err
 	}
 	verb, args := args[0], args[1:]
@@ -277,12 +277,14 @@ func cmdRelay(s script, args []string) error {
 		s.relay.SetRoundTrip(rtt)
 		return err
 	case "cut":
-		if err := need(args, 2, "relay cut up|down N"); err != nil {
+		return s.cutRelay(args)
+	case "connections":
+		if err := need(args, 1, "relay connections N"); err != nil {
 			return err
 		}
-		n, err := strconv.ParseInt(args[1], 10, 64)
-		s.relay.CutAfter(map[string]harness.Direction{"up": harness.Up, "down": harness.Down}[args[0]], n)
-		return err
+		if got := fmt.Sprint(s.relay.Connections()); got != args[0] {
+			return fmt.Errorf("%s connections were made, want %s", got, args[0])
+		}
 	case "kill":
 		s.relay.Kill()
 	case "freeze":
@@ -293,6 +295,24 @@ func cmdRelay(s script, args []string) error {
 		return fmt.Errorf("unknown: relay %s", verb)
 	}
 	return nil
+}
+
+func (s script) cutRelay(args []string) error {
+	if err := need(args, 2, "relay cut up|down N [CONNECTION]"); err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	d := map[string]harness.Direction{"up": harness.Up, "down": harness.Down}[args[0]]
+	if len(args) == 2 {
+		s.relay.CutAfter(d, n)
+		return nil
+	}
+	number, err := strconv.Atoi(args[2])
+	s.relay.CutOneAfter(d, n, number)
+	return err
 }
 
 func (s script) startRelay(args []string) error {

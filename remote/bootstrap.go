@@ -145,13 +145,13 @@ func Bootstrap(ctx context.Context, host UploadHost, far FarEnd, bare *BareHostE
 	program := place.dir + "/" + agent.Name
 	s, err := newStore(ctx, func(ctx context.Context, further bool) (io.ReadWriteCloser, error) {
 		if further {
-			return host.Start(ctx, far.command(Quote(program)))
+			return start(ctx, host, true, far.command(Quote(program)))
 		}
 		return host.Start(ctx, far.installCommand(place, name, agent))
 	}, o)
 	if err == nil {
 		s.openLane = func(ctx context.Context) (io.ReadWriteCloser, error) {
-			return host.Start(ctx, far.laneCommand(program))
+			return start(ctx, host, true, far.laneCommand(program))
 		}
 	}
 	return s, err

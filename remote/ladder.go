@@ -15,6 +15,22 @@ type Host interface {
 	Start(ctx context.Context, command string) (io.ReadWriteCloser, error)
 }
 
+// A WideHost is a Host with several ways to its machine.
+type WideHost interface {
+	Host
+	// StartFurther is Start for one of several sessions that share the bytes of a copy.
+	// It may wait.
+	StartFurther(ctx context.Context, command string) (io.ReadWriteCloser, error)
+}
+
+// start starts the first or a further session of a copy.
+func start(ctx context.Context, host Host, further bool, command string) (io.ReadWriteCloser, error) {
+	if wide, ok := host.(WideHost); ok && further {
+		return wide.StartFurther(ctx, command)
+	}
+	return host.Start(ctx, command)
+}
+
 // Access is what a far end is asked to allow.
 type Access int
 
@@ -43,12 +59,12 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 		if further && s.first.prelude.program != "" {
 			command = far.command(Quote(s.first.prelude.program))
 		}
-		return host.Start(ctx, command)
+		return start(ctx, host, further, command)
 	}
 	s, err := newStore(ctx, open, o)
 	if err == nil {
 		s.openLane = func(ctx context.Context) (io.ReadWriteCloser, error) {
-			return host.Start(ctx, far.laneCommand(s.first.prelude.program))
+			return start(ctx, host, true, far.laneCommand(s.first.prelude.program))
 		}
 	}
 	return s, err

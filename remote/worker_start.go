@@ -21,7 +21,7 @@ func OpenDaemonOn(ctx context.Context, host Host, far FarEnd, o Options) (*Daemo
 		if further && d.first.prelude.program != "" {
 			command = far.workerProgram(Quote(d.first.prelude.program))
 		}
-		return host.Start(ctx, command)
+		return start(ctx, host, further, command)
 	}
 	d, err := OpenDaemon(ctx, open, o)
 	return d, err

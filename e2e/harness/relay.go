@@ -47,6 +47,7 @@ type Relay struct {
 	frozen bool
 	closed bool
 	pairs  map[*pair]bool
+	count  int // of connections so far
 	links  [2]linkState
 }
 
@@ -57,10 +58,12 @@ type linkState struct {
 	total int64     // bytes delivered
 	armed bool      // whether left counts down to a cut
 	left  int64
+	only  int // the number of the one connection that is counted and cut; 0: all are
 }
 
 // A pair is one forwarded connection.
 type pair struct {
+	number         int // from 1 on
 	client, server *net.TCPConn
 	once           sync.Once
 }
@@ -112,7 +115,22 @@ func (r *Relay) Bytes(d Direction) int64 {
 func (r *Relay) CutAfter(d Direction, n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.links[d].armed, r.links[d].left = true, n
+	r.links[d].armed, r.links[d].left, r.links[d].only = true, n, 0
+}
+
+// CutOneAfter is CutAfter for one connection and its bytes: the number-th that was made,
+// from 1 on.
+func (r *Relay) CutOneAfter(d Direction, n int64, number int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.links[d].armed, r.links[d].left, r.links[d].only = true, n, number
+}
+
+// Connections returns how many connections have been made.
+func (r *Relay) Connections() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.count
 }
 
 // Kill resets every connection now. New ones are accepted.
@@ -191,6 +209,8 @@ func (r *Relay) add(p *pair) bool {
 	if r.closed {
 		return false
 	}
+	r.count++
+	p.number = r.count
 	r.pairs[p] = true
 	return true
 }
@@ -210,7 +230,7 @@ func (r *Relay) pump(p *pair, d Direction, dst, src *net.TCPConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := r.deliver(line, d, dst); err != nil {
+		if err := r.deliver(line, d, p, dst); err != nil {
 			p.reset()
 			line.abandon()
 			return
@@ -269,8 +289,8 @@ func (r *Relay) schedule(d Direction, n int) (due, ready time.Time) {
 	return l.free.Add(l.Delay), l.free.Add(-rateQueue)
 }
 
-// deliver writes the line's chunks to dst, each when it is due.
-func (r *Relay) deliver(line *delayLine, d Direction, dst *net.TCPConn) error {
+// deliver writes the line's chunks to their receiver, each when it is due.
+func (r *Relay) deliver(line *delayLine, d Direction, p *pair, dst io.Writer) error {
 	for {
 		c, err := line.pop()
 		if errors.Is(err, io.EOF) {
@@ -280,12 +300,12 @@ func (r *Relay) deliver(line *delayLine, d Direction, dst *net.TCPConn) error {
 			return err
 		}
 		time.Sleep(time.Until(c.due))
-		n, cut := r.admit(d, len(c.data))
+		n, cut := r.admit(p, d, len(c.data))
 		if _, err := dst.Write(c.data[:n]); err != nil {
 			return err
 		}
 		if cut {
-			r.Kill()
+			r.cut(p, d)
 			return errors.New("link cut")
 		}
 	}
@@ -293,20 +313,34 @@ func (r *Relay) deliver(line *delayLine, d Direction, dst *net.TCPConn) error {
 
 // admit waits while the link is frozen, then says how many of n bytes may
 // pass, and whether the link is cut behind them.
-func (r *Relay) admit(d Direction, n int) (int, bool) {
+func (r *Relay) admit(p *pair, d Direction, n int) (int, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.frozen {
 		r.thawed.Wait()
 	}
 	l := &r.links[d]
-	cut := l.armed && l.left <= int64(n)
+	counts := l.only == 0 || l.only == p.number
+	cut := l.armed && counts && l.left <= int64(n)
 	if cut {
 		n, l.armed = int(l.left), false
 	}
-	l.left -= int64(n)
+	if counts {
+		l.left -= int64(n)
+	}
 	l.total += int64(n)
 	return n, cut
+}
+
+// cut resets what was to be cut when p had let its last byte through.
+func (r *Relay) cut(p *pair, d Direction) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.links[d].only != 0 {
+		p.reset()
+		return
+	}
+	r.killLocked()
 }
 
 // reset ends both connections at once. Bytes that were written before it have

@@ -151,6 +151,25 @@ func TestRelayCutAfter(t *testing.T) {
 	}
 }
 
+func TestRelayCutOneAfter(t *testing.T) {
+	r := startRelay(t, echo(t))
+	first, second := dial(t, r.Addr()), dial(t, r.Addr())
+	ping(t, first)
+	ping(t, second)
+	r.CutOneAfter(harness.Up, 10, 2)
+	for range 100 {
+		ping(t, first)
+	}
+	go second.Write(make([]byte, 100))
+	if _, err := io.Copy(io.Discard, second); err == nil {
+		t.Error("the second connection ended in order, want an error")
+	}
+	ping(t, first)
+	if got := r.Connections(); got != 2 {
+		t.Errorf("%d connections, want 2", got)
+	}
+}
+
 func TestRelayFreezeAndKill(t *testing.T) {
 	r := startRelay(t, echo(t))
 	c := dial(t, r.Addr())

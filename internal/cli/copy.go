@@ -243,8 +243,9 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	defer func() { r.countGain(e.far, meter.State()) }()
 	lanes := r.sessions
 	if lanes == 0 {
-		lanes = e.far.lanesFor(plan, r.pull)
+		lanes = e.far.lanesFor(plan, r.pull, r.connections)
 	}
+	e.far.conn.Widen(ctx, min(r.connections, lanes))
 	r.log.Info("copying", "paths", len(plan.Send), "bytes", plan.SendBytes(), "sessions", lanes)
 	if store, ok := e.far.protocolStore.(*remote.Store); ok && store.OffersPeer() && len(plan.Send) > 0 {
 		var err error

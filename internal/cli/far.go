@@ -38,7 +38,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 		return nil, err
 	}
 	agents := r.findAgents()
-	conn, err := transport.Dial(ctx, r.host.destination, transport.Options{
+	conn, err := transport.DialTrunk(ctx, r.host.destination, transport.Options{
 		Program:    r.ssh,
 		SSHOptions: words,
 		Compress:   r.gzip,
@@ -112,7 +112,7 @@ func (r *copyRun) access() remote.Access {
 
 // farHost lets remote start programs over a connection, as the user who is wanted.
 type farHost struct {
-	conn transport.Conn
+	conn *transport.Trunk
 	become
 }
 
@@ -122,9 +122,20 @@ func (h farHost) Start(ctx context.Context, command string) (io.ReadWriteCloser,
 	})
 }
 
+// StartFurther implements remote.WideHost.
+func (h farHost) StartFurther(ctx context.Context, command string) (io.ReadWriteCloser, error) {
+	return startAbortable(ctx, func(ctx context.Context) (*transport.Session, error) {
+		return h.asUser(ctx, h.conn.StartFurther, command)
+	})
+}
+
 // start is conn.Start as that user.
 func (h farHost) start(ctx context.Context, command string) (*transport.Session, error) {
-	session, err := h.conn.Start(ctx, h.wrap(command))
+	return h.asUser(ctx, h.conn.Start, command)
+}
+
+func (h farHost) asUser(ctx context.Context, start func(context.Context, string) (*transport.Session, error), command string) (*transport.Session, error) {
+	session, err := start(ctx, h.wrap(command))
 	if err != nil || h.password == "" {
 		return session, err
 	}
@@ -222,6 +233,8 @@ const (
 	nearby    = 5 * time.Millisecond
 	mostLanes = 8
 
+	mostConnections = 16
+
 	// Bytes for which a further lane pays. Each one to a real Nix is a process that
 	// waits for the others' transactions.
 	worthALaneThere = 4 << 20
@@ -242,12 +255,14 @@ func spread(conn transport.Conn) int {
 	return mostLanes / 2
 }
 
-// lanesFor chooses the number of sessions for a plan.
-func (f *farEnd) lanesFor(plan *closure.Plan, pull bool) int {
+// lanesFor chooses the number of sessions for a plan, at least one for each of the
+// connections where they pay.
+func (f *farEnd) lanesFor(plan *closure.Plan, pull bool, connections int) int {
 	most, worth := mostLanes, int64(worthALaneThere)
 	if isNear(f.conn) {
 		most = 2
 	}
+	most = max(most, connections)
 	if pull {
 		worth = worthALaneHere
 	}

@@ -30,6 +30,7 @@ func copyFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "add-root", Usage: "make `LINK` a garbage collector root for the PATH (one for each PATH)"},
 		&cli.StringFlag{Name: "profile", Aliases: []string{"p"}, Usage: "make the PATH a new generation of `PROFILE`"},
 		&cli.IntFlag{Name: "sessions", Usage: "sessions side by side on the connection: `N` (default: as the link needs)"},
+		&cli.IntFlag{Name: "connections", Value: 1, Usage: "spread the sessions over up to `N` connections; for those beyond the first nobody is asked anything"},
 		&cli.IntFlag{Name: "retries", Value: defaultRetries, Usage: "go on `N` times after the connection was lost"},
 		&cli.StringFlag{Name: "bwlimit", Usage: "send at most `RATE` bytes a second (500K, 2M)"},
 		&cli.StringFlag{Name: "compress", Value: "auto", Usage: "auto, none, or gzip (`ssh -C`)"},

@@ -36,8 +36,8 @@ Connection:
   --ssh WHICH            auto (default), builtin or openssh; NIX_SSHOPTS is honoured
   --sudo                 be root there; --ask-sudo-password; or by --become-command CMD
   --bootstrap WHEN       upload to a host without Nix: ask, auto, never, always
-  --sessions N           side by side; --bwlimit RATE: bytes a second (500K, 2M);
-                         --retries N: go on after a lost connection (default 3)
+  --sessions N           side by side, over up to --connections N; --bwlimit RATE: bytes
+                         a second (500K, 2M); --retries N: after a lost connection (3)
   --compress HOW         auto, none, or gzip (ssh -C); --delta HOW: auto, always, never
 Output:
   -v, --verbose          show steps and round trips; twice: the protocol

@@ -24,6 +24,7 @@ type copyRequest struct {
 	checkSigs   bool
 	signWith    []nix.SecretKey
 	sessions    int // 0: as the link needs
+	connections int // over which the sessions are spread
 	limit       int // bytes a second; 0: none
 	ssh         string
 	compress    string
@@ -53,6 +54,7 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 		outputs:     c.Bool("include-outputs"),
 		checkSigs:   !c.Bool("no-check-sigs") && !compatible,
 		sessions:    c.Int("sessions"),
+		connections: c.Int("connections"),
 		ssh:         c.String("ssh"),
 		bootstrap:   bootstrapMode(c.String("bootstrap")),
 		become:      become{command: c.String("become-command")},
@@ -171,6 +173,12 @@ func (r *copyRequest) readLink(c *cli.Context) error {
 	const most = 64
 	if r.sessions < 0 || r.sessions > most {
 		return usagef("--sessions is a number from 1 to %d", most)
+	}
+	if r.connections < 1 || r.connections > mostConnections {
+		return usagef("--connections is a number from 1 to %d", mostConnections)
+	}
+	if r.sessions != 0 && r.sessions < r.connections {
+		return usagef("--sessions %d cannot be spread over %d connections", r.sessions, r.connections)
 	}
 	if text := c.String("bwlimit"); text != "" {
 		var err error
