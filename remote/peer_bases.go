@@ -75,10 +75,10 @@ func (p *peerServer) takeAsk(ctx context.Context, m message) error {
 }
 
 // findBases chooses among all valid paths, and keeps what it chose from garbage
-// collection.
+// collection, unless the client only looks.
 func (p *peerServer) findBases(ctx context.Context, wants []nix.StorePath) (map[nix.StorePath]*nix.PathInfo, error) {
 	backend, ok := p.backend.(BaseBackend)
-	if !ok || !p.options.Write {
+	if !ok {
 		return nil, nil
 	}
 	all, err := backend.AllPaths(ctx)
@@ -95,8 +95,10 @@ func (p *peerServer) findBases(ctx context.Context, wants []nix.StorePath) (map[
 		}
 	}
 	list = sortedPaths(list)
-	if err := p.backend.Hold(ctx, list); err != nil {
-		return nil, err
+	if p.options.Write {
+		if err := p.backend.Hold(ctx, list); err != nil {
+			return nil, err
+		}
 	}
 	infos, err := p.backend.PathInfos(ctx, list)
 	if err != nil {

@@ -183,7 +183,11 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 	}
 	report := &copyReport{Host: r.host.name, Pull: r.pull, DryRun: r.terms.DryRun, Plan: reportPlan(plan)}
 	if r.terms.DryRun {
-		return r.printDryRun(all, plan, report)
+		foreseen, err := r.foresee(ctx, plan, e)
+		if err != nil {
+			return err
+		}
+		return r.printDryRun(all, plan, foreseen, report)
 	}
 	if err := r.beforeData(ctx, plan, e); err != nil {
 		return err
@@ -282,16 +286,18 @@ func limiter(bytesPerSecond int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bytesPerSecond), max(bytesPerSecond/10, 4<<10))
 }
 
-func (r *copyRun) printDryRun(all *closure.Closure, plan *closure.Plan, report *copyReport) error {
+func (r *copyRun) printDryRun(all *closure.Closure, plan *closure.Plan, foreseen *forecast, report *copyReport) error {
 	if r.html != "" {
-		if err := r.writePage(all, plan); err != nil {
+		if err := r.writePage(all, plan, foreseen); err != nil {
 			return err
 		}
 	}
 	if r.json {
+		report.Forecast = foreseen.report()
+		report.Plan.tellDeltas(foreseen)
 		return printJSON(r.stdout, report)
 	}
-	printPlan(r.stdout, plan, r.verb(), r.there())
+	printPlan(r.stdout, plan, foreseen, planSummary(plan, r.verb(), r.there()))
 	return nil
 }
 

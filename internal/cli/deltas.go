@@ -42,6 +42,15 @@ type signature struct {
 
 // newDeltas asks the far end for bases. It costs a round trip.
 func newDeltas(ctx context.Context, peer *remote.Peer, store *localstore.Store, infos []*nix.PathInfo, log *slog.Logger) (*deltas, error) {
+	d, err := findBases(ctx, peer, store, infos, log)
+	if err != nil {
+		return nil, err
+	}
+	return d, d.askForSignatures(peer, infos)
+}
+
+// findBases asks for bases, but for no signatures of them.
+func findBases(ctx context.Context, peer *remote.Peer, store *localstore.Store, infos []*nix.PathInfo, log *slog.Logger) (*deltas, error) {
 	d := &deltas{
 		store: store, log: log,
 		here:   make(map[nix.StorePath]*nix.PathInfo),
@@ -65,7 +74,7 @@ func newDeltas(ctx context.Context, peer *remote.Peer, store *localstore.Store, 
 		return nil, err
 	}
 	log.Info("paths over there to compute deltas against", "paths", len(d.bases), "of", len(infos), "also here", len(d.here))
-	return d, d.askForSignatures(peer, infos)
+	return d, nil
 }
 
 // findHere looks for the far end's bases in the store of this end.

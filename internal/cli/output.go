@@ -15,11 +15,31 @@ import (
 // A copyReport is what --json prints: the plan, and the result unless it was a dry
 // run. Field names are part of the command line's contract.
 type copyReport struct {
-	Host   string      `json:"host"`
-	Pull   bool        `json:"pull"`
-	DryRun bool        `json:"dryRun"`
-	Plan   planReport  `json:"plan"`
-	Result *copyResult `json:"result,omitempty"`
+	Host   string     `json:"host"`
+	Pull   bool       `json:"pull"`
+	DryRun bool       `json:"dryRun"`
+	Plan   planReport `json:"plan"`
+
+	Forecast *forecastReport `json:"forecast,omitempty"` // of a dry run
+	Result   *copyResult     `json:"result,omitempty"`
+}
+
+type forecastReport struct {
+	Bytes     int64   `json:"bytes"` // to send: NARs and deltas, before compression
+	About     bool    `json:"about"` // estimated in part
+	Need      int64   `json:"neededBytes"`
+	Free      *int64  `json:"freeBytes,omitempty"` // at the destination, where that is known
+	PerSecond int64   `json:"bytesPerSecond,omitempty"`
+	Seconds   float64 `json:"seconds,omitempty"`
+}
+
+// report is what --json prints of a forecast.
+func (f *forecast) report() *forecastReport {
+	report := &forecastReport{Bytes: f.bytes, About: f.about, Need: f.need, PerSecond: f.rate, Seconds: f.took().Seconds()}
+	if f.room != nil {
+		report.Free = &f.room.Bytes
+	}
+	return report
 }
 
 type planReport struct {
@@ -41,6 +61,22 @@ type fetchedReport struct {
 type pathReport struct {
 	Path  nix.StorePath `json:"path"`
 	Bytes int64         `json:"narBytes"`
+	Delta *deltaReport  `json:"delta,omitempty"` // sent in its place
+}
+
+type deltaReport struct {
+	Base  nix.StorePath `json:"base"`
+	Bytes int64         `json:"bytes"`
+	About bool          `json:"about"` // estimated
+}
+
+// tellDeltas adds what would be sent in place of paths.
+func (r *planReport) tellDeltas(f *forecast) {
+	for i, path := range r.Send {
+		if d, ok := f.deltas[path.Path]; ok {
+			r.Send[i].Delta = &deltaReport{d.base, d.bytes, d.about}
+		}
+	}
 }
 
 type copyResult struct {
@@ -68,7 +104,7 @@ func reportPlan(plan *closure.Plan) planReport {
 func reportFetches(offers []closure.Offer) []fetchedReport {
 	list := make([]fetchedReport, len(offers))
 	for i, offer := range offers {
-		list[i] = fetchedReport{pathReport{offer.Info.Path, offer.Info.NARSize}, offer.Cache, offer.Download}
+		list[i] = fetchedReport{pathReport{Path: offer.Info.Path, Bytes: offer.Info.NARSize}, offer.Cache, offer.Download}
 	}
 	return list
 }
@@ -84,7 +120,7 @@ func orEmpty(paths []nix.StorePath) []nix.StorePath {
 func reportPaths(infos []*nix.PathInfo) []pathReport {
 	list := make([]pathReport, len(infos))
 	for i, info := range infos {
-		list[i] = pathReport{info.Path, info.NARSize}
+		list[i] = pathReport{Path: info.Path, Bytes: info.NARSize}
 	}
 	return list
 }
@@ -96,8 +132,12 @@ func printJSON(w io.Writer, v any) error {
 }
 
 // printPlan writes the plan of a dry run, a line for each path that would move.
-func printPlan(w io.Writer, plan *closure.Plan, verb, host string) {
+func printPlan(w io.Writer, plan *closure.Plan, foreseen *forecast, summary string) {
 	for _, info := range plan.Send {
+		if d, ok := foreseen.deltas[info.Path]; ok {
+			fmt.Fprintf(w, "delta    %10s  %s  of %s, against %s\n", d.size(), info.Path, ui.Bytes(info.NARSize), d.base)
+			continue
+		}
 		fmt.Fprintf(w, "send     %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
 	}
 	for _, p := range plan.Substitute {
@@ -107,10 +147,13 @@ func printPlan(w io.Writer, plan *closure.Plan, verb, host string) {
 		fmt.Fprintf(w, "unknown  %10s  %s\n", ui.Bytes(info.NARSize), info.Path)
 	}
 	printFetches(w, plan)
-	fmt.Fprintln(w, planSummary(plan, verb, host))
+	fmt.Fprintln(w, summary)
+	for _, line := range foreseen.sentences() {
+		fmt.Fprintln(w, line)
+	}
 }
 
-// planSummary is the last line of a dry run.
+// planSummary tells the totals of a plan.
 func planSummary(plan *closure.Plan, verb, host string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)+len(plan.Fetch)),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,6 +30,7 @@ func (p *program) planCommand() *cli.Command {
 				return err
 			}
 			request.terms.DryRun = true
+			request.thorough = true
 			request.html = c.String("html")
 			return p.runCopy(c.Context, request)
 		},
@@ -36,10 +38,11 @@ func (p *program) planCommand() *cli.Command {
 }
 
 // writePage writes the plan for a browser.
-func (r *copyRun) writePage(all *closure.Closure, plan *closure.Plan) error {
+func (r *copyRun) writePage(all *closure.Closure, plan *closure.Plan, foreseen *forecast) error {
+	summary := append([]string{planSummary(plan, r.verb(), r.there())}, foreseen.sentences()...)
 	page := planpage.Page{
 		Title:   fmt.Sprintf("%s %s", r.verb(), r.there()),
-		Summary: planSummary(plan, r.verb(), r.there()),
+		Summary: strings.Join(summary, "; "),
 	}
 	add := func(from planpage.Origin, p nix.StorePath, detail string) {
 		path := planpage.Path{Path: p, From: from, Detail: detail}
@@ -61,6 +64,10 @@ func (r *copyRun) writePage(all *closure.Closure, plan *closure.Plan) error {
 		add(planpage.Unknown, info.Path, "")
 	}
 	for _, info := range plan.Send {
+		if d, ok := foreseen.deltas[info.Path]; ok {
+			add(planpage.Delta, info.Path, d.size()+" against "+d.base.String())
+			continue
+		}
 		add(planpage.Send, info.Path, "")
 	}
 	var text bytes.Buffer

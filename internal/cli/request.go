@@ -38,6 +38,7 @@ type copyRequest struct {
 	roots       rootRequest
 	json        bool
 	html        string // file for the page of a plan
+	thorough    bool   // the dry run may take some round trips more
 	quiet       bool
 	retries     int // after lost connections
 	caches      cacheRequest

@@ -25,10 +25,7 @@ func (r *copyRun) checkRoom(ctx context.Context, plan *closure.Plan, e ends) err
 	if len(plan.Send) == 0 || r.ignoreSpace {
 		return nil
 	}
-	var need int64
-	for _, info := range plan.Send {
-		need += (info.NARSize+fileBlock-1)/fileBlock*fileBlock + fileBlock
-	}
+	need := spaceFor(plan.Send)
 	var room *remote.Room
 	if r.pull {
 		room = e.local.room()
@@ -44,6 +41,14 @@ func (r *copyRun) checkRoom(ctx context.Context, plan *closure.Plan, e ends) err
 		return nil
 	}
 	return err
+}
+
+// spaceFor is about the space that paths take.
+func spaceFor(infos []*nix.PathInfo) (need int64) {
+	for _, info := range infos {
+		need += (info.NARSize+fileBlock-1)/fileBlock*fileBlock + fileBlock
+	}
+	return need
 }
 
 // A noRoomError says that a copy cannot fit. It is nix.ErrNoSpace.
