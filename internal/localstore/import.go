@@ -70,6 +70,8 @@ type Import struct {
 	known      map[nix.StorePath]int64 // rows of valid paths
 	absent     map[nix.StorePath]bool  // paths that were not valid when Expect asked
 	partials   map[string]partial      // by hash part; nil: none are kept
+	atomic     int                     // paths that become valid together; 0: in groups
+	settled    map[nix.StorePath]bool  // of those, valid already
 }
 
 // An entry is a path on its way.
@@ -298,6 +300,9 @@ func (im *Import) decide(e *entry, err error) {
 	im.mu.Lock()
 	delete(im.entries, e.info.Path)
 	delete(im.absent, e.info.Path)
+	if im.atomic > 0 && err == nil {
+		im.settled[e.info.Path] = true
+	}
 	dones := e.dones
 	im.mu.Unlock()
 	for _, done := range dones {

@@ -76,10 +76,14 @@ func (im *Import) Flush(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// Close flushes and ends the import. No other method may run then, or be called
+// Close flushes, unless the import is atomic, and ends the import. No other method may run then, or be called
 // later.
 func (im *Import) Close() error {
 	im.background.Wait()
+	if im.atomic > 0 {
+		im.giveUp()
+		return nil
+	}
 	return im.Flush(context.Background())
 }
 
@@ -101,7 +105,16 @@ func (im *Import) commit(ctx context.Context, final bool) {
 	batch := im.queue
 	im.queue, im.freshPaths, im.freshBytes, im.scheduled = nil, 0, 0, false
 	im.changed.Broadcast()
+	atomic := im.atomic > 0
 	im.mu.Unlock()
+	switch {
+	case atomic && final:
+		im.commitAtomic(ctx, batch)
+		return
+	case atomic:
+		im.putBack(batch)
+		return
+	}
 	for len(batch) > 0 {
 		blocked, err := im.register(ctx, batch)
 		if err == nil && !final {
