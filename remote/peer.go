@@ -57,6 +57,7 @@ type offer struct {
 	version int
 	inOrder bool   // paths must come behind their references
 	refuses bool   // paths without a trusted key's signature
+	atomic  bool   // paths can become valid together
 	token   []byte // for further lanes; nil: none can be had
 }
 
@@ -67,6 +68,9 @@ func (o offer) line() string {
 	}
 	if o.refuses {
 		words = append(words, "untrusted")
+	}
+	if o.atomic {
+		words = append(words, "atomic")
 	}
 	if o.token != nil {
 		words = append(words, "join="+hex.EncodeToString(o.token))
@@ -91,6 +95,8 @@ func parseOffer(text string) offer {
 			o.inOrder = true
 		case word == "untrusted":
 			o.refuses = true
+		case word == "atomic":
+			o.atomic = true
 		case join:
 			if b, err := hex.DecodeString(token); err == nil && len(b) == tokenSize {
 				o.token = b

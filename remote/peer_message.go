@@ -33,6 +33,7 @@ const (
 	msgSign   = 15 // channel, base, path info: the base's signature shall come in the channel
 	msgKept   = 16 // paths: how much of their NARs is kept from copies that broke off?
 	msgSizes  = 17 // for each of them a size and a NAR hash, or 0
+	msgAtomic = 18 // number of paths: they become valid together or not at all
 )
 
 // Limits on messages.

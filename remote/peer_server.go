@@ -16,7 +16,7 @@ import (
 )
 
 func (s *server) offer() offer {
-	o := offer{version: peerVersion, inOrder: s.options.InOrder, refuses: s.options.Untrusted}
+	o := offer{version: peerVersion, inOrder: s.options.InOrder, refuses: s.options.Untrusted, atomic: s.options.Atomic}
 	if s.options.Meeting != nil {
 		o.token = s.options.Meeting.Token()
 	}
@@ -163,6 +163,8 @@ func (p *peerServer) take(ctx context.Context, m message) error {
 		return p.takeSign(ctx, m)
 	case msgKept:
 		return p.takeKept(ctx, m)
+	case msgAtomic:
+		return p.takeAtomic(ctx, m)
 	case msgFlush:
 		p.takeFlush()
 		return m.payload.end()

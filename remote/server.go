@@ -97,6 +97,7 @@ type ServerOptions struct {
 	Meeting     Meeting                   // takes further lanes of that; nil: there can be none
 	InOrder     bool                      // the importer wants references before referrers
 	Untrusted   bool                      // tell the client of the peer protocol that unsigned paths are refused
+	Atomic      bool                      // the importer is an AtomicImporter
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }

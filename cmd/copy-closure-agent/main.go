@@ -119,6 +119,7 @@ func (r request) serve(ctx context.Context) error {
 	options := remote.ServerOptions{
 		Write:  r.write,
 		Hold:   true,
+		Atomic: true,
 		Peer:   os.Getenv(remote.PeerVariable) == remote.PeerAsks,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}

@@ -232,6 +232,9 @@ func (r *copyRun) beforeData(ctx context.Context, plan *closure.Plan, e ends) er
 			return err
 		}
 	}
+	if err := r.beAtomic(plan, e); err != nil {
+		return err
+	}
 	if err := r.checkRoom(ctx, plan, e); err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ func copyFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "include-outputs", Usage: "copy the outputs of derivations as well"},
 		&cli.BoolFlag{Name: "no-check-sigs", Usage: "pull paths that no trusted key has signed"},
 		&cli.BoolFlag{Name: "ignore-space", Usage: "copy also what seems not to fit at the destination"},
+		&cli.BoolFlag{Name: "atomic", Usage: "let all paths become valid together in the end, or none"},
 		&cli.StringSliceFlag{Name: "sign-with", Usage: "sign what is pushed with the secret key in `FILE` (repeatable)"},
 		&cli.BoolFlag{Name: "stdin", Usage: "read further PATHs from standard input, by line or NUL"},
 		&cli.StringSliceFlag{Name: "add-root", Usage: "make `LINK` a garbage collector root for the PATH (one for each PATH)"},

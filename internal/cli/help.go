@@ -25,7 +25,7 @@ Copy:
   --substituter URL      and from this one; --refresh: ask caches anew
   --prefer WHICH         where both have a path: fast (default), push or substitute
   --trusted-public-key K believe what this key has signed
-  --include-outputs      copy the outputs of derivations, too
+  --include-outputs      copy outputs of derivations, too; --atomic: all paths or none
   --no-check-sigs        pull paths that no trusted key has signed
   --ignore-space         copy what seems not to fit; --stdin: PATHs by line or NUL
   --sign-with FILE       sign what is pushed with the secret key in FILE (repeatable)

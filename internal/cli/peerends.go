@@ -41,6 +41,11 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 		e.source = source
 		return channels, nil
 	}
+	if r.atomic {
+		if err := e.far.peer.Atomic(len(send)); err != nil {
+			return 0, err
+		}
+	}
 	target := peerTarget{Target: e.target, peer: e.far.peer, store: e.local.store}
 	if target.peer.InOrder() {
 		channels = 1

@@ -35,6 +35,7 @@ type copyRequest struct {
 	sudo        bool
 	askSudo     bool // for its password, without trying first
 	ignoreSpace bool
+	atomic      bool // all paths become valid together
 	roots       rootRequest
 	json        bool
 	html        string // file for the page of a plan
@@ -61,6 +62,7 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 		become:      become{command: c.String("become-command")},
 		sudo:        c.Bool("sudo") || c.Bool("ask-sudo-password"),
 		ignoreSpace: c.Bool("ignore-space"),
+		atomic:      c.Bool("atomic"),
 		askSudo:     c.Bool("ask-sudo-password"),
 		roots:       rootRequest{links: c.StringSlice("add-root"), profile: c.String("profile")},
 		json:        c.Bool("json"),
@@ -95,6 +97,9 @@ func (p *program) copyRequest(c *cli.Context, compatible bool) (*copyRequest, er
 	}
 	if err := r.readCaches(c); err != nil {
 		return nil, err
+	}
+	if r.atomic && !r.pull && r.terms.Substitute {
+		return nil, usagef("--atomic and --use-substitutes exclude each other in a push: what the destination takes from its caches is valid at once")
 	}
 	p.warnIrrelevant(c)
 	return r, r.roots.check(len(r.args))

@@ -179,6 +179,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Check:   check,
 		Trust:   r.trust,
 		InOrder: b.local.nix != nil,
+		Atomic:  b.local.nix == nil,
 		Logger:  p.log,
 
 		Substituter: &serverSubstituter{program: p, local: b.local},
