@@ -152,6 +152,9 @@ func cmdClosure(s script, args []string) error {
 	return nil
 }
 
+// testPassword is that of users who are made for a script.
+const testPassword = "sesame"
+
 func cmdSshd(s script, args []string) error {
 	config := harness.SshdConfig{}
 	flags := flag.NewFlagSet("sshd", flag.ContinueOnError)
@@ -168,11 +171,12 @@ func cmdSshd(s script, args []string) error {
 	readOnly := flags.Bool("ro", false, "")
 	flags.BoolVar(&config.NoSFTP, "no-sftp", false, "")
 	noExec := flags.Bool("noexec", false, "")
+	userName := flags.String("user", "", "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec]] [-no-sftp] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME]] [-no-sftp] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++
@@ -196,7 +200,15 @@ func cmdSshd(s script, args []string) error {
 		if *noExec {
 			config.Prefix = n.Command(harness.NoExec(filepath.Join(config.Dir, ".cache"))...)
 		}
-		config.Env = append(n.Env(), "HOME="+config.Dir, "PATH="+path)
+		home := config.Dir
+		if *userName != "" {
+			user, err := harness.NewUser(filepath.Join(config.Dir, "user"), *userName, testPassword)
+			if err != nil {
+				return err
+			}
+			config.Prefix, home = n.Command(user.Command()...), user.Home()
+		}
+		config.Env = append(n.Env(), "HOME="+home, "PATH="+path)
 	}
 	return s.startSshd(config, *pipe)
 }

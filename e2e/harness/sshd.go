@@ -139,7 +139,7 @@ func (s *Sshd) prepare() error {
 		key = fmt.Sprintf("command=\"%s\" %s", strings.ReplaceAll(c, `"`, `\"`), key)
 	}
 	return errors.Join(
-		os.WriteFile(s.file("authorized_keys"), []byte(key), 0o600),
+		os.WriteFile(s.file("authorized_keys"), []byte(key), 0o644), // other users read it, too
 		os.WriteFile(s.file("banner"), []byte(s.config.Banner), 0o644),
 		os.WriteFile(s.file("noise"), []byte(s.config.Noise), 0o644),
 		os.WriteFile(s.file("noisy"), []byte(s.noisyShell()), 0o755),

@@ -19,7 +19,7 @@ type become struct {
 
 const (
 	sudoCommand = "sudo -n -H"
-	// With -k sudo asks whether or not it remembers, so that the password is never
+	// With -k sudo asks whether or not it remembers, so that the password is not
 	// left for the program to read.
 	sudoPasswordCommand = "sudo -k -S -H -p ''"
 )
@@ -89,15 +89,19 @@ func (r *copyRun) askSudoPassword(ctx context.Context, far *farEnd, refused stri
 	}
 	far.become = become{sudoPasswordCommand, password}
 	far.execs += 2
-	session, err := far.start(ctx, ":")
+	session, err := far.start(ctx, "cat")
 	if err != nil {
 		return err
 	}
 	err = session.CloseWrite()
+	var left []byte
 	if err == nil {
-		_, err = io.Copy(io.Discard, session)
+		left, err = io.ReadAll(io.LimitReader(session, 1))
 	}
 	err = errors.Join(err, session.Close())
+	if len(left) > 0 { // sudo wants none, and would leave it to each program
+		far.become = become{command: sudoCommand}
+	}
 	if exit, ok := errors.AsType[*transport.ExitError](err); ok {
 		err = &lastWords{exit}
 	}
