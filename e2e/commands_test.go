@@ -22,6 +22,7 @@ import (
 
 // commands are what testdata/README.md describes.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"agent":        plain(cmdAgent),
 	"cache-server": plain(cmdCacheServer),
 	"closure":      plain(cmdClosure),
 	"count-paths":  plain(cmdCountPaths),
