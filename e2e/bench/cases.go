@@ -35,6 +35,22 @@ var allCases = []benchCase{
 		title: "5,000 paths, nothing to do, 100 ms", source: tiny(5000), rtt: farAway, present: true,
 		tools: []tool{us, nixCopyClosure}, against: nixCopyClosure.name, limit: 0.8,
 	}.run},
+	{"ng-push", copyCase{
+		title: "1,001 tiny paths in 11 levels, 100 ms, nix-daemon there: push", source: levels(1001, 10), rtt: farAway, daemon: true,
+		tools: []tool{us}, atMost: 3 * time.Second,
+	}.run},
+	{"ng-pull", copyCase{
+		title: "1,001 tiny paths in 11 levels, 100 ms, nix-daemon there: pull", source: levels(1001, 10), rtt: farAway, daemon: true, pull: true,
+		tools: []tool{us}, atMost: 3 * time.Second,
+	}.run},
+	{"ng-pull-alone", copyCase{
+		title: "1,001 tiny paths in 11 levels, 100 ms, nothing but nix-daemon there: pull", source: levels(1001, 10), rtt: farAway,
+		daemon: true, forced: true, pull: true, tools: []tool{us}, atMost: 3 * time.Second,
+	}.run},
+	{"ng-idle", copyCase{
+		title: "5,000 paths, nothing to do, 100 ms, nix-daemon there", source: tiny(5000), rtt: farAway, daemon: true, present: true,
+		tools: []tool{us}, atMost: 1200 * time.Millisecond,
+	}.run},
 	{"round-trips", roundTrips},
 	{"bootstrap", bootstrap},
 	{"large-nix", copyCase{
@@ -144,6 +160,12 @@ func tiny(n int) recipe {
 	}}
 }
 
+func levels(n, levels int) recipe {
+	return recipe{fmt.Sprintf("levels-%d", levels), func(ctx context.Context, s *harness.Store) (*harness.Closure, error) {
+		return harness.TinyLevels(ctx, s, n, levels)
+	}}
+}
+
 func packages(n int, size int64) recipe {
 	return recipe{fmt.Sprintf("packages-%d", n), func(ctx context.Context, s *harness.Store) (*harness.Closure, error) {
 		return harness.Packages(ctx, s, n, size)
@@ -195,7 +217,7 @@ func countTrips(ctx context.Context, l *lab, n int, pull bool) (float64, error) 
 		}
 		defer removeAll(farStore.Root)
 	}
-	f, err := l.startFar(farStore, c.link(), false)
+	f, err := l.startFar(farStore, c.link(), serverNix)
 	if err != nil {
 		return 0, err
 	}

@@ -23,6 +23,8 @@ type copyCase struct {
 	rate    float64 // bytes a second in each direction; 0: unlimited
 	before  *recipe // what the destination has of an earlier version; nil: nothing
 	kills   int     // how often every connection is reset on the way
+	daemon  bool    // through ssh-ng
+	forced  bool    // to nix-daemon: there is no other program to be had
 
 	// What is to be reached, one of: limit times the tool called against,
 	// an absolute time, or the memory that each of our processes may use.
@@ -58,9 +60,13 @@ type trial struct {
 }
 
 var us = tool{name: "copy-closure", ours: true, line: func(t trial) ([]string, error) {
-	args := []string{"-q", "--store", t.here.Root, "--to", harness.FarHost}
+	host := harness.FarHost
+	if t.daemon {
+		host = "ssh-ng://" + host
+	}
+	args := []string{"-q", "--store", t.here.Root, "--to", host}
 	if t.pull {
-		args = []string{"-q", "--store", t.here.Root, "--no-check-sigs", "--from", harness.FarHost}
+		args = []string{"-q", "--store", t.here.Root, "--no-check-sigs", "--from", host}
 	}
 	if t.wire > 0 || t.patches > 0 { // bytes are counted, on whatever link
 		args = append(args, "--delta", "always")
@@ -248,7 +254,7 @@ func (c copyCase) copyOnce(ctx context.Context, l *lab, tl tool, src *source, pa
 	if c.pull {
 		t.here, t.farStore = empty, src.store
 	}
-	if t.far, err = l.startFar(t.farStore, c.link(), c.ours && tl.ours); err != nil {
+	if t.far, err = l.startFar(t.farStore, c.link(), c.server(tl)); err != nil {
 		return cost{}, err
 	}
 	defer t.far.close()
@@ -268,6 +274,17 @@ func (c copyCase) prepare(ctx context.Context, s *harness.Store) (err error) {
 		_, err = c.before.fill(ctx, s)
 	}
 	return err
+}
+
+// server is what answers at the far end.
+func (c copyCase) server(tl tool) server {
+	switch {
+	case c.forced:
+		return serverForced
+	case c.ours && tl.ours:
+		return serverOurs
+	}
+	return serverNix
 }
 
 // link is what lies between the two ends, nil for nothing.

@@ -120,7 +120,7 @@ func narInfos(ctx context.Context, l *lab) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	far, err := l.startFar(src.store, nil, false)
+	far, err := l.startFar(src.store, nil, serverNix)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func (l *lab) pullSlowly(ctx context.Context, r *row, src *source, present *harn
 			return err
 		}
 	}
-	far, err := l.startFar(src.store, &harness.Link{Rate: slowLink}, false)
+	far, err := l.startFar(src.store, &harness.Link{Rate: slowLink}, serverNix)
 	if err != nil {
 		return err
 	}

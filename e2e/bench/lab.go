@@ -164,16 +164,27 @@ type far struct {
 	dir    string
 }
 
-// startFar starts a server whose sessions have the store at root as theirs.
-// With ours, they find copy-closure in their PATH, otherwise Nix alone.
-func (l *lab) startFar(store *harness.Store, link *harness.Link, ours bool) (*far, error) {
+// A server is what sessions find at the far end.
+type server int
+
+const (
+	serverNix    server = iota // Nix alone
+	serverOurs                 // copy-closure in their PATH
+	serverForced               // nix-daemon, whatever they ask for
+)
+
+// startFar starts a server whose sessions have the store as theirs.
+func (l *lab) startFar(store *harness.Store, link *harness.Link, kind server) (*far, error) {
 	f, err := l.newFar()
 	if err != nil {
 		return nil, err
 	}
 	config := harness.SshdConfig{Dir: f.dir, Env: append(store.Env(), "HOME="+f.dir)}
-	if ours {
+	switch kind {
+	case serverOurs:
 		config.Env = append(config.Env, "PATH="+l.farBin+":/usr/bin:/bin")
+	case serverForced:
+		config.ForceCommand = "exec nix-daemon --stdio"
 	}
 	return f, f.start(config, link)
 }

@@ -101,7 +101,7 @@ func readObjects(dir string) ([]Object, error) {
 func TinyDatabase(ctx context.Context, n int) (*Store, *Closure, error) {
 	objects := make([]Object, n)
 	for i := range objects {
-		tinyObject(objects, i)
+		tinyObject(objects, i, "tiny", tinyRefs(i))
 	}
 	dir, lock, err := lockCache(fmt.Sprintf("database-%d", n))
 	if err != nil {

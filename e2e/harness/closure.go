@@ -101,9 +101,29 @@ func storePath(seed, name string) string {
 // refers to i-1, i/2, i/3 … i/10, so that the last is the only root and the
 // longest chain has n paths. The same n gives the same paths.
 func TinyClosure(ctx context.Context, s *Store, n int) (*Closure, error) {
+	return tinyClosure(ctx, s, n, "tiny", tinyRefs)
+}
+
+// TinyLevels is TinyClosure but for the references: the last path refers to all of the
+// highest of so many levels, and those of a level to ten of the next lower one.
+func TinyLevels(ctx context.Context, s *Store, n, levels int) (*Closure, error) {
+	size := (n - 1) / levels
+	return tinyClosure(ctx, s, n, fmt.Sprintf("level-%d", levels), func(i int) []int {
+		below := min(i/size, levels) - 1
+		var refs []int
+		for k := range size {
+			if below >= 0 && (i == n-1 || (i+k)%(size/10) == 0) {
+				refs = append(refs, below*size+k)
+			}
+		}
+		return refs
+	})
+}
+
+func tinyClosure(ctx context.Context, s *Store, n int, seed string, refs func(i int) []int) (*Closure, error) {
 	objects := make([]Object, n)
 	for i := range objects {
-		data := tinyObject(objects, i)
+		data := tinyObject(objects, i, seed, refs(i))
 		file := s.Physical(objects[i].Path)
 		if err := errors.Join(os.WriteFile(file, data, 0o444), canonicalTime(file)); err != nil {
 			return nil, err
@@ -114,11 +134,11 @@ func TinyClosure(ctx context.Context, s *Store, n int) (*Closure, error) {
 
 // tinyObject fills in the object i and returns the contents of its file, which
 // are what Nix scans for: the hash parts of its references.
-func tinyObject(objects []Object, i int) []byte {
+func tinyObject(objects []Object, i int, seed string, refs []int) []byte {
 	o := &objects[i]
-	o.Path = storePath(fmt.Sprintf("tiny %d", len(objects)), fmt.Sprintf("tiny-%d", i))
+	o.Path = storePath(fmt.Sprintf("%s %d", seed, len(objects)), fmt.Sprintf("tiny-%d", i))
 	data := fmt.Appendf(nil, "%d of %d\n", i, len(objects))
-	for _, j := range tinyRefs(i) {
+	for _, j := range refs {
 		ref := objects[j].Path
 		o.Refs = append(o.Refs, ref)
 		data = append(data, ref[len(StoreDir)+1:len(StoreDir)+33]+"\n"...)
