@@ -7,11 +7,6 @@ import (
 	"strings"
 )
 
-// workerScript starts a daemon's standard input and output behind the marker line.
-const workerScript = searchPath + `if command -v nix-daemon >/dev/null 2>&1; then echo "` + marker + `$(command -v nix-daemon)"; exec nix-daemon --stdio ${1:+--store "$1"}; fi
-if command -v copy-closure >/dev/null 2>&1; then echo "` + marker + `$(command -v copy-closure)"; exec copy-closure %s ${1:+--store "$1"}; fi
-` + missingFacts + missingLine
-
 // OpenDaemonOn starts nix-daemon --stdio on host, or ours if that is not there, and
 // does not wait for an answer.
 func OpenDaemonOn(ctx context.Context, host Host, far FarEnd, o Options) (*Daemon, error) {
@@ -32,7 +27,11 @@ func (f FarEnd) workerCommand() string {
 	if f.Program != "" {
 		return f.workerProgram(f.Program)
 	}
-	script := fmt.Sprintf(workerScript, f.workerArguments("copy-closure"))
+	script := searchPath + roomFunction
+	for _, program := range []string{"nix-daemon", "copy-closure"} {
+		script += fmt.Sprintf(startLine, program, f.workerArguments(program))
+	}
+	script += missingFacts + missingLine
 	return "exec /bin/sh -c " + Quote(script) + " sh" + quoteAfterSpace(f.Store)
 }
 
