@@ -2,6 +2,7 @@ package nar
 
 import (
 	"hash"
+	"runtime"
 	"sync"
 )
 
@@ -12,13 +13,15 @@ const (
 
 // A Hasher is a writer that computes a hash on a goroutine of its own, so that
 // hashing and moving data take place at the same time. It holds at most 512 KiB.
-// Short streams are hashed on the caller's goroutine. It pays for large files and
+// Short streams are hashed on the caller's goroutine, and all where the process has
+// one processor. It pays for large files and
 // where the other side of a link is waited for; a Dump of many small files reads
 // ahead while w is hashing anyway, and gains nothing. Write never fails. Sum must
 // be called in the end, also when the hash is not wanted any more, or the
 // goroutine stays. A Hasher may be used by one goroutine at a time.
 type Hasher struct {
 	hash    hash.Hash
+	direct  bool // nothing is handed on
 	buf     []byte
 	made    int
 	todo    chan []byte
@@ -27,10 +30,13 @@ type Hasher struct {
 }
 
 // NewHasher returns a Hasher that owns h.
-func NewHasher(h hash.Hash) *Hasher { return &Hasher{hash: h} }
+func NewHasher(h hash.Hash) *Hasher { return &Hasher{hash: h, direct: runtime.GOMAXPROCS(0) == 1} }
 
-// Write copies p.
+// Write does not keep p.
 func (h *Hasher) Write(p []byte) (int, error) {
+	if h.direct {
+		return h.hash.Write(p)
+	}
 	n := len(p)
 	for len(p) > 0 {
 		if len(h.buf) == hashBufferSize {

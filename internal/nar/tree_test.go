@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -454,6 +455,15 @@ func TestRemoveAllFollowsNoLink(t *testing.T) {
 }
 
 func TestHasher(t *testing.T) {
+	for _, processors := range []int{1, 4} {
+		t.Run(fmt.Sprintf("%d processors", processors), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
+			testHasher(t)
+		})
+	}
+}
+
+func testHasher(t *testing.T) {
 	for _, size := range []int{0, 1, 128 << 10, 128<<10 + 1, 3<<20 + 5} {
 		data := bytes.Repeat([]byte("abc"), size/3+1)[:size]
 		h := nar.NewHasher(sha256.New())
