@@ -150,6 +150,7 @@ func (h *handedOver) Close() error { return errors.Join(h.stdio.Close(), h.conn.
 // JoinLane hands this process's streams to the one that serves the first session of
 // the client, and waits until that is done with them.
 func JoinLane(in, out *os.File) error {
+	widen(in, out)
 	token, err := readToken(in)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ type stdio struct{ in, out *os.File }
 // signal that kills us.
 func StandardStreams() (io.ReadWriteCloser, error) {
 	signal.Ignore(syscall.SIGPIPE)
+	widen(os.Stdin, os.Stdout)
 	if err := syscall.SetNonblock(int(os.Stdin.Fd()), true); err != nil {
 		return nil, fmt.Errorf("standard input: %w", err)
 	}
