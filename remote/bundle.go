@@ -435,11 +435,11 @@ func (b *bundle) run(r io.Reader, w io.Writer, abort func()) error {
 		written <- err
 		<-done
 	}()
-	beating := make(chan struct{})
-	go b.keepAlive(l, beating)
+	var beating sync.WaitGroup
+	beating.Go(func() { b.keepAlive(l, done) })
 	err := b.readFrames(hearing{r, l})
-	close(beating)
 	close(done)
+	beating.Wait()
 	b.leave(l)
 	writeErr := <-written
 	switch {
