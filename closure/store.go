@@ -75,12 +75,11 @@ type PartialSource interface {
 	DeliversPartialNARs()
 }
 
-// A PartialNAR begins with what the destination has kept of it, of which nothing is certain:
-// where it turns out to be wrong, a TolerantTarget gets the path from the same source once
-// more.
+// A PartialNAR is made of what the destination has, of which nothing is certain: where it
+// turns out to be wrong, a TolerantTarget gets the path from the same source once more.
 type PartialNAR interface {
 	NAR
-	// Kept is how many bytes that is.
+	// Kept is how many bytes at its beginning the destination has kept of it.
 	Kept() int64
 }
 

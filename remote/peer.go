@@ -127,6 +127,8 @@ type Peer struct {
 	answer   chan []Base
 	asking   int // paths of which Kept waits to hear how much there is
 	kept     chan []kept
+	common   chan []bool   // awaited by Common
+	offered  int           // paths that it asks about
 	gone     chan struct{} // closed when the bundle has ended
 
 	resending    sync.WaitGroup // of paths whose deltas did not do
@@ -351,6 +353,8 @@ func (p *Peer) take(m message) error {
 		return p.takeWhole(m)
 	case msgSizes:
 		return p.takeSizes(m)
+	case msgThere:
+		return p.takeThere(m)
 	case msgError:
 		text := m.payload.text(maxPeerText)
 		if err := m.payload.end(); err != nil {
@@ -413,8 +417,11 @@ func (p *Peer) takeNAR(m message) error {
 		c = p.channels[number]
 	}
 	p.mu.Unlock()
-	if c == nil || !c.expects(m.kind) {
-		return &wire.FormatError{Msg: "it sends a NAR that was not asked for"}
+	if c == nil {
+		return errUnasked
+	}
+	if err := c.expect(i); err != nil {
+		return err
 	}
 	c.in.put(i)
 	return nil
@@ -481,7 +488,7 @@ type Channel struct {
 	in     *inbox
 
 	mu     sync.Mutex
-	wanted int // NARs that were requested and have not ended
+	wanted []int64 // what was requested and has not ended: how many bytes may still come
 }
 
 // OpenChannel returns a further channel. Channels end with their Peer.
@@ -541,26 +548,37 @@ func (c *Channel) Abort() { c.p.Abort() }
 
 // Request asks for a NAR, from offset on, ahead of time and does not wait for it.
 func (c *Channel) Request(ctx context.Context, info *nix.PathInfo, offset int64) error {
-	c.mu.Lock()
-	c.wanted++
-	c.mu.Unlock()
+	c.want(info.NARSize - offset)
 	fields := appendPath(slices.Clone(c.out.channel), info.Path)
 	fields = append(fields, info.NARHash.Bytes()...)
 	fields = binary.AppendUvarint(fields, uint64(info.NARSize))
 	return c.p.out.sendNow(msgWant, binary.AppendUvarint(fields, uint64(offset)))
 }
 
-// expects reports whether a NAR may come, and counts those that end.
-func (c *Channel) expects(kind byte) bool {
+// want says that at most size bytes are about to be requested.
+func (c *Channel) want(size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.wanted == 0 {
-		return false
+	c.wanted = append(c.wanted, size)
+}
+
+var errUnasked = &wire.FormatError{Msg: "it sends a NAR that was not asked for"}
+
+// expect checks that what comes was requested.
+func (c *Channel) expect(i item) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.wanted) == 0 {
+		return errUnasked
 	}
-	if kind != msgData {
-		c.wanted--
+	if i.kind != msgData {
+		c.wanted = c.wanted[1:]
+		return nil
 	}
-	return true
+	if c.wanted[0] -= int64(len(i.data)); c.wanted[0] < 0 {
+		return &wire.FormatError{Msg: "it sends more than was asked for"}
+	}
+	return nil
 }
 
 // Next returns the NAR that was requested first and not yet taken. It must be closed

@@ -24,6 +24,7 @@ type Archive interface {
 // A BaseBackend is a Backend whose paths can be the bases of deltas. AllPaths is called
 // as other methods are, OpenArchive by several goroutines.
 type BaseBackend interface {
+	Backend
 	AllPaths(ctx context.Context) ([]nix.StorePath, error)
 	OpenArchive(ctx context.Context, p nix.StorePath) (Archive, error)
 }
@@ -81,67 +82,20 @@ func (p *peerServer) findBases(ctx context.Context, wants []nix.StorePath) (map[
 	if !ok {
 		return nil, nil
 	}
-	all, err := backend.AllPaths(ctx)
-	if err != nil {
-		return nil, err
-	}
-	bases := delta.NewBases(p.candidates(ctx, all, wants))
-	chosen := make(map[nix.StorePath]nix.StorePath)
-	var list []nix.StorePath
-	for _, want := range wants {
-		if base, ok := bases.Choose(want, nil); ok {
-			chosen[want] = base
-			list = append(list, base)
-		}
-	}
-	list = sortedPaths(list)
+	var hold func(context.Context, []nix.StorePath) error
 	if p.options.Write {
-		if err := p.backend.Hold(ctx, list); err != nil {
-			return nil, err
-		}
+		hold = p.backend.Hold
 	}
-	infos, err := p.backend.PathInfos(ctx, list)
+	found, err := delta.FindBases(ctx, backend, hold, wants)
 	if err != nil {
 		return nil, err
 	}
 	p.bases.mu.Lock()
 	defer p.bases.mu.Unlock()
-	for _, info := range infos {
+	for _, info := range found {
 		p.bases.infos[info.Path] = info
 	}
-	found := make(map[nix.StorePath]*nix.PathInfo)
-	for want, base := range chosen {
-		found[want] = p.bases.infos[base]
-	}
 	return found, nil
-}
-
-// candidates tells of those with a wanted name also how old they are.
-func (p *peerServer) candidates(ctx context.Context, all, wants []nix.StorePath) []delta.Candidate {
-	names := make(map[string]bool, len(wants))
-	for _, want := range wants {
-		names[want.Name()] = true
-	}
-	var named []nix.StorePath
-	for _, path := range all {
-		if names[path.Name()] {
-			named = append(named, path)
-		}
-	}
-	candidates := make([]delta.Candidate, 0, len(all))
-	infos, _ := p.backend.PathInfos(ctx, named) // without them any will do
-	known := make(map[nix.StorePath]*nix.PathInfo, len(infos))
-	for _, info := range infos {
-		known[info.Path] = info
-	}
-	for _, path := range all {
-		c := delta.Candidate{Path: path}
-		if info := known[path]; info != nil {
-			c.Registered = info.Registered
-		}
-		candidates = append(candidates, c)
-	}
-	return candidates
 }
 
 // openBase opens a base that was offered.
@@ -277,8 +231,7 @@ func (p *peerServer) takeSign(ctx context.Context, m message) error {
 	if err := m.payload.end(); err != nil {
 		return err
 	}
-	p.giver(ctx, channel).put(i)
-	return nil
+	return p.request(ctx, channel, i)
 }
 
 // sign sends the signature of a base.

@@ -183,9 +183,9 @@ type item struct {
 	buf    []byte        // of msgData; data lies in it
 	data   []byte        // of msgData
 	number uint64        // of msgAdd and msgPatch
-	info   *nix.PathInfo // of msgAdd, msgPatch, msgWant and msgSign
+	info   *nix.PathInfo // of all others but msgEnd, msgAbort and msgFlush
 	offset int64         // of msgAdd and msgWant
-	base   nix.StorePath // of msgPatch and msgSign
+	base   nix.StorePath // of msgPatch, msgSign and msgUpdate
 	text   string        // of msgAbort
 	passed chan struct{} // of msgFlush: closed when it is taken
 }

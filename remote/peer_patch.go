@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/copy-closure/copy-closure/internal/delta"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
 )
@@ -204,9 +205,7 @@ func (p *Peer) sendWhole(number uint64, info *nix.PathInfo, nar io.WriterTo) {
 // Signature asks for the signature of base, as it is with the references of info. It is
 // read, as a NAR would be, in the order in which requests were made in this channel.
 func (c *Channel) Signature(base nix.StorePath, info *nix.PathInfo) error {
-	c.mu.Lock()
-	c.wanted++
-	c.mu.Unlock()
+	c.want(delta.MaxSignatureSize)
 	fields := appendPathInfo(appendPath(slices.Clone(c.out.channel), base), info)
 	return c.p.out.sendNow(msgSign, fields)
 }

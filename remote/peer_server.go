@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/copy-closure/copy-closure/internal/delta"
 	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -38,7 +39,7 @@ func (s *server) servePeer(ctx context.Context) error {
 	if err := s.out.Flush(); err != nil {
 		return err
 	}
-	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{})}
+	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{}), memory: delta.NewBudget()}
 	p.bases.init()
 	p.out.bundle, p.out.packer = p.bundle, newPacker(Packing(packing))
 	return p.serve(ctx)
@@ -52,11 +53,13 @@ type peerServer struct {
 	importer Importer            // nil before the first path
 	taking   [maxChannels]*inbox // paths on their way in
 	giving   [maxChannels]*inbox // paths that are asked for
+	signing  [maxChannels]bool   // a signature is on its way in, to giving
 	workers  sync.WaitGroup      // one for each inbox
 	flushing sync.WaitGroup
 	flushes  chan []chan struct{} // each is closed when a channel has come to the Flush
 	over     chan struct{}        // closed when no channel does any more
 	bases    serverBases
+	memory   delta.Budget
 }
 
 // serve returns nil when the client has taken leave.
@@ -165,6 +168,10 @@ func (p *peerServer) take(ctx context.Context, m message) error {
 		return p.takeKept(ctx, m)
 	case msgAtomic:
 		return p.takeAtomic(ctx, m)
+	case msgCommon:
+		return p.takeCommon(ctx, m)
+	case msgUpdate, msgSigned:
+		return p.takeUpdate(ctx, m)
 	case msgFlush:
 		p.takeFlush()
 		return m.payload.end()
@@ -184,6 +191,9 @@ func (p *peerServer) takeAdd(ctx context.Context, m message) error {
 	}
 	if err := m.payload.end(); err != nil {
 		return err
+	}
+	if p.signing[channel] {
+		return errUnended
 	}
 	if err := p.mayWrite("add paths"); err != nil {
 		return err
@@ -230,10 +240,14 @@ func (p *peerServer) takeNAR(m message) error {
 	if err := m.payload.end(); err != nil {
 		return err
 	}
-	if p.taking[channel] == nil {
+	in := p.taking[channel]
+	if p.signing[channel] {
+		in, p.signing[channel] = p.giving[channel], i.kind == msgData
+	}
+	if in == nil {
 		return &wire.FormatError{Msg: "a NAR comes before its path"}
 	}
-	p.taking[channel].put(i)
+	in.put(i)
 	return nil
 }
 
@@ -356,7 +370,15 @@ func (p *peerServer) takeWant(ctx context.Context, m message) error {
 	if err := m.payload.end(); err != nil {
 		return err
 	}
-	p.giver(ctx, channel).put(item{kind: m.kind, info: info, offset: offset})
+	return p.request(ctx, channel, item{kind: m.kind, info: info, offset: offset})
+}
+
+// request has an item given in a channel.
+func (p *peerServer) request(ctx context.Context, channel uint64, i item) error {
+	if p.signing[channel] {
+		return errUnended
+	}
+	p.giver(ctx, channel).put(i)
 	return nil
 }
 
@@ -379,22 +401,28 @@ func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
 		if err != nil {
 			return
 		}
-		give := p.give
-		if i.kind == msgSign {
-			give = p.sign
-		}
-		if err := give(ctx, out, i); err != nil {
+		if err := p.giveItem(ctx, out, in, i); err != nil {
 			out.abort(fmt.Sprintf("send %s: %v", i.info.Path, err))
 		}
 		p.out.flush()
 	}
 }
 
+func (p *peerServer) giveItem(ctx context.Context, out *channelWriter, in *inbox, i item) error {
+	switch i.kind {
+	case msgSign:
+		return p.sign(ctx, out, i)
+	case msgUpdate, msgSigned:
+		return p.giveUpdate(ctx, out, in, i)
+	}
+	out.begin(i.info.NARSize - i.offset)
+	return p.give(ctx, out, i)
+}
+
 // give sends one NAR. Where it is not what the client expects, the client does not get
 // its end.
 func (p *peerServer) give(ctx context.Context, out *channelWriter, i item) error {
 	info := i.info
-	out.begin(info.NARSize - i.offset)
 	checked := &serverNAR{w: &tailWriter{out, i.offset}, info: info, hash: nar.NewHasher(sha256.New())}
 	err := p.backend.WriteNAR(ctx, checked, info.Path)
 	sum := nix.SHA256Hash([sha256.Size]byte(checked.hash.Sum()))

@@ -6,8 +6,6 @@ import (
 	"io"
 	"log/slog"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/copy-closure/copy-closure/internal/delta"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -16,8 +14,6 @@ import (
 
 const (
 	worthADelta = 2 << 10 // bytes of a NAR
-
-	deltaMemory = 32 << 20 // bytes of NARs for which deltas are computed at once
 
 	// Of so many bytes of NARs the signatures of their bases are asked for, which
 	// are kept in memory: about half a percent.
@@ -31,7 +27,7 @@ type deltas struct {
 	bases  map[nix.StorePath]remote.Base   // over there, for paths that are to be sent
 	here   map[nix.StorePath]*nix.PathInfo // of the bases, those that are here as well
 	signed map[nix.StorePath]*signature    // by the path that is to be sent: bases only over there
-	memory *semaphore.Weighted             // in bytes of bases, held while a delta is computed
+	memory delta.Budget
 }
 
 // A signature is on its way from the far end.
@@ -55,14 +51,9 @@ func findBases(ctx context.Context, peer *remote.Peer, store *localstore.Store, 
 		store: store, log: log,
 		here:   make(map[nix.StorePath]*nix.PathInfo),
 		signed: make(map[nix.StorePath]*signature),
-		memory: semaphore.NewWeighted(deltaMemory),
+		memory: delta.NewBudget(),
 	}
-	var wants []nix.StorePath
-	for _, info := range infos {
-		if info.NARSize >= worthADelta {
-			wants = append(wants, info.Path)
-		}
-	}
+	wants := worthDeltas(infos)
 	if len(wants) == 0 {
 		return d, nil
 	}
@@ -75,6 +66,15 @@ func findBases(ctx context.Context, peer *remote.Peer, store *localstore.Store, 
 	}
 	log.Info("paths over there to compute deltas against", "paths", len(d.bases), "of", len(infos), "also here", len(d.here))
 	return d, nil
+}
+
+func worthDeltas(infos []*nix.PathInfo) (wants []nix.StorePath) {
+	for _, info := range infos {
+		if info.NARSize >= worthADelta {
+			wants = append(wants, info.Path)
+		}
+	}
+	return wants
 }
 
 // findHere looks for the far end's bases in the store of this end.
@@ -188,7 +188,7 @@ func (n storedNAR) WriteTo(w io.Writer) (int64, error) {
 
 // encodeAgainst computes a delta against a base that only the far end has.
 func (d *deltas) encodeAgainst(ctx context.Context, w io.Writer, nar io.Reader, s *signature, info *nix.PathInfo) error {
-	release, err := d.reserve(ctx, info)
+	release, err := d.memory.Reserve(ctx, info.NARSize)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (d *deltas) encode(ctx context.Context, w io.Writer, nar io.Reader, base, i
 		return err
 	}
 	defer archive.Close()
-	release, err := d.reserve(ctx, info)
+	release, err := d.memory.Reserve(ctx, info.NARSize)
 	if err != nil {
 		return err
 	}
@@ -214,16 +214,6 @@ func (d *deltas) encode(ctx context.Context, w io.Writer, nar io.Reader, base, i
 	stats, err := delta.Encode(w, archive, delta.MapReferences(base, info), nar, delta.Options{})
 	d.tell(info, base.Path, stats, err)
 	return err
-}
-
-// reserve waits until there is memory for a delta of a path, which grows with it at
-// first.
-func (d *deltas) reserve(ctx context.Context, info *nix.PathInfo) (release func(), err error) {
-	size := min(max(info.NARSize, 1<<20), deltaMemory)
-	if err := d.memory.Acquire(ctx, size); err != nil {
-		return nil, err
-	}
-	return func() { d.memory.Release(size) }, nil
 }
 
 func (d *deltas) tell(info *nix.PathInfo, base nix.StorePath, stats delta.Stats, err error) {

@@ -31,15 +31,18 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 	}
 	channels = min(max(2, runtime.NumCPU()), mostChannels)
 	if r.pull {
-		source := peerSource{e.source, e.far.peer, e.local.writer, r.log}
+		source := peerSource{Source: e.source, peer: e.far.peer, writer: e.local.writer, log: r.log}
 		if source.writer != nil {
 			source.writer.KeepPartials()
 			for _, info := range send {
 				r.kept += source.kept(info)
 			}
+			if r.wantsDeltas(e.far) {
+				source.updates, err = newUpdates(ctx, source.peer, e.local.store, send, r.log)
+			}
 		}
 		e.source = source
-		return channels, nil
+		return channels, err
 	}
 	if r.atomic {
 		if err := e.far.peer.Atomic(len(send)); err != nil {

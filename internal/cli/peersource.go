@@ -16,13 +16,17 @@ import (
 // A peerSource takes NARs from a far end in our own protocol.
 type peerSource struct {
 	closure.Source
-	peer   *remote.Peer
-	writer *localstore.Import // which may have kept the beginnings of NARs; nil: nobody has
-	log    *slog.Logger
+	peer    *remote.Peer
+	writer  *localstore.Import // which may have kept the beginnings of NARs; nil: nobody has
+	updates *updates           // nil: all comes as it is
+	log     *slog.Logger
 }
 
-// kept returns how much of a NAR is here.
+// kept returns how much of a NAR is here from before.
 func (s peerSource) kept(info *nix.PathInfo) int64 {
+	if s.writer == nil {
+		return 0
+	}
 	narHash, size := s.writer.Partial(info.Path)
 	if narHash != info.NARHash || size >= info.NARSize {
 		return 0
@@ -47,28 +51,33 @@ type peerSourceLane struct {
 	source peerSource
 
 	mu        sync.Mutex
-	requested []narRest // and not yet taken, in order
+	requested []narRequest // and not yet taken, in order
 }
 
-// A narRest is a request for a NAR from offset on.
-type narRest struct {
+// A narRequest is for a NAR from offset on, or for what makes it of an older path.
+type narRequest struct {
 	info   *nix.PathInfo
 	offset int64
+	base   *nix.PathInfo // nil: the NAR itself shall come
 }
 
 // Request implements closure.SourceLane.
 func (l *peerSourceLane) Request(ctx context.Context, info *nix.PathInfo) error {
-	rest := narRest{info: info}
-	if l.source.writer != nil {
-		rest.offset = l.source.kept(info)
-	}
-	if rest.offset > 0 {
-		l.source.log.Info("going on in the middle", "path", info.Path, "bytes", rest.offset)
+	r := narRequest{info: info}
+	base, tried := l.source.updates.take(info.Path)
+	if size := l.source.kept(info); size > 0 && !tried && (base == nil || size >= info.NARSize/2) {
+		r.offset = size
+		l.source.log.Info("going on in the middle", "path", info.Path, "bytes", size)
+	} else {
+		r.base = base
 	}
 	l.mu.Lock()
-	l.requested = append(l.requested, rest)
+	l.requested = append(l.requested, r)
 	l.mu.Unlock()
-	return l.Channel.Request(ctx, info, rest.offset)
+	if r.base != nil {
+		return l.source.updates.request(ctx, l.Channel, r)
+	}
+	return l.Channel.Request(ctx, info, r.offset)
 }
 
 // Next implements closure.SourceLane.
@@ -78,17 +87,20 @@ func (l *peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 		return nil, err
 	}
 	l.mu.Lock()
-	rest := l.requested[0]
+	r := l.requested[0]
 	l.requested = l.requested[1:]
 	l.mu.Unlock()
-	if rest.offset == 0 {
+	switch {
+	case r.base != nil:
+		return l.source.updates.open(ctx, arrival, r), nil
+	case r.offset == 0:
 		return arrival, nil
 	}
-	kept, err := l.source.writer.OpenPartial(ctx, rest.info, rest.offset)
+	kept, err := l.source.writer.OpenPartial(ctx, r.info, r.offset)
 	if err != nil {
 		kept = io.NopCloser(failingReader{err}) // the path is asked for once more
 	}
-	return &joinedNAR{kept, arrival, rest.offset}, nil
+	return &joinedNAR{kept, arrival, r.offset}, nil
 }
 
 // A joinedNAR begins with what was kept of it.

@@ -71,6 +71,9 @@ func (l layout) header() []byte {
 	return append(b, byte(l.hashBytes))
 }
 
+// MaxSignatureSize is that of the largest base.
+const MaxSignatureSize = 1 + 2*binary.MaxVarintLen64 + 1 + maxHashes*maxHashBytes
+
 // SignatureSize returns how many bytes Sign writes for a base of size bytes: less
 // than half a percent from a few megabytes on.
 func SignatureSize(size int64) int64 {

@@ -1,0 +1,242 @@
+package remote
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/copy-closure/copy-closure/internal/delta"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// MaxRequestSignature is the size, in bytes, of the longest signature that may go with a
+// request: that of a base of some gigabytes.
+const MaxRequestSignature = 1 << 20
+
+// What an answer to a request for an update begins with.
+const (
+	answersNAR   = 0
+	answersDelta = 1
+)
+
+// Common asks which of some paths of this end are at the far end as well, with the same
+// NAR. It keeps those from garbage collection. One goroutine may ask at a time, beside
+// others in Bases and Kept.
+func (p *Peer) Common(ctx context.Context, infos []*nix.PathInfo) (map[nix.StorePath]bool, error) {
+	p.store.rounds.Add(1)
+	common := make(map[nix.StorePath]bool)
+	for part := range slices.Chunk(infos, maxAsked) {
+		answer := make(chan []bool, 1)
+		p.mu.Lock()
+		p.offered, p.common = len(part), answer
+		p.mu.Unlock()
+		fields := appendUvarint(nil, uint64(len(part)))
+		for _, info := range part {
+			fields = append(appendPath(fields, info.Path), info.NARHash.Bytes()...)
+		}
+		if err := p.out.sendNow(msgCommon, fields); err != nil {
+			return nil, err
+		}
+		select {
+		case there := <-answer:
+			for i, info := range part {
+				common[info.Path] = there[i]
+			}
+		case <-p.gone:
+			return nil, p.bundle.failure()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return common, nil
+}
+
+// takeThere reads the answer to Common.
+func (p *Peer) takeThere(m message) error {
+	p.mu.Lock()
+	offered, answer := p.offered, p.common
+	p.offered, p.common = 0, nil
+	p.mu.Unlock()
+	if answer == nil {
+		return &wire.FormatError{Msg: "it tells of paths that it was not asked about"}
+	}
+	there := make([]bool, offered)
+	for i := range there {
+		there[i] = m.payload.uvarint(1) == 1
+	}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	answer <- there
+	return nil
+}
+
+// RequestUpdate is Request for a path of which an older one, base, is at both ends. What
+// comes is a NAR or a delta: see Arrival.IsDelta.
+func (c *Channel) RequestUpdate(info *nix.PathInfo, base nix.StorePath) error {
+	c.want(info.NARSize + 1)
+	fields := appendPathInfo(appendPath(slices.Clone(c.out.channel), base), info)
+	return c.p.out.sendNow(msgUpdate, fields)
+}
+
+// RequestUpdateOf is RequestUpdate for a base that is at this end only. sign writes its
+// signature, of at most MaxRequestSignature bytes; where it cannot, the NAR will come.
+func (c *Channel) RequestUpdateOf(info *nix.PathInfo, sign func(w io.Writer) error) error {
+	c.want(info.NARSize + 1)
+	if err := c.p.out.send(msgSigned, appendPathInfo(slices.Clone(c.out.channel), info), nil); err != nil {
+		return err
+	}
+	c.out.begin(MaxRequestSignature)
+	if err := sign(c.out); err != nil {
+		c.out.abort("there is no signature")
+	} else {
+		c.out.end()
+	}
+	c.p.out.flush()
+	return c.out.err
+}
+
+// IsDelta reads what an update is. It is called before Reader and WriteTo.
+func (a *Arrival) IsDelta() (bool, error) {
+	var answer [1]byte
+	if _, err := io.ReadFull(a.in, answer[:]); err != nil {
+		return false, unexpectedEnd(err)
+	}
+	if answer[0] > answersDelta {
+		return false, &wire.FormatError{Msg: "it sends something else than a NAR or a delta"}
+	}
+	return answer[0] == answersDelta, nil
+}
+
+// takeCommon tells which paths are here as well, and holds them.
+func (p *peerServer) takeCommon(ctx context.Context, m message) error {
+	var bases []Base
+	for range m.payload.count(maxAsked) {
+		bases = append(bases, Base{m.payload.path(p.dir), m.payload.hash()})
+	}
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	here, err := p.holdBases(ctx, bases)
+	if err != nil {
+		p.options.Logger.Warn("no bases for deltas", "error", err)
+	}
+	var fields []byte
+	for _, base := range bases {
+		there := uint64(0)
+		if here[base] {
+			there = 1
+		}
+		fields = appendUvarint(fields, there)
+	}
+	return p.out.sendNow(msgThere, fields)
+}
+
+// holdBases returns those that are here, which may be used from now on.
+func (p *peerServer) holdBases(ctx context.Context, bases []Base) (map[Base]bool, error) {
+	if _, ok := p.backend.(BaseBackend); !ok {
+		return nil, nil
+	}
+	paths := make([]nix.StorePath, len(bases))
+	for i, base := range bases {
+		paths[i] = base.Path
+	}
+	paths, err := p.backend.ValidPaths(ctx, sortedPaths(paths))
+	if err == nil {
+		err = p.backend.Hold(ctx, paths)
+	}
+	if err != nil {
+		return nil, err
+	}
+	infos, err := p.backend.PathInfos(ctx, paths)
+	here := make(map[Base]bool)
+	p.bases.mu.Lock()
+	defer p.bases.mu.Unlock()
+	for _, info := range infos {
+		here[Base{info.Path, info.NARHash}] = true
+		p.bases.infos[info.Path] = info
+	}
+	return here, err
+}
+
+func (p *peerServer) takeUpdate(ctx context.Context, m message) error {
+	channel := m.payload.channelNumber()
+	i := item{kind: m.kind}
+	if m.kind == msgUpdate {
+		i.base = m.payload.path(p.dir)
+	}
+	i.info = m.payload.pathInfo(p.dir)
+	if err := m.payload.end(); err != nil {
+		return err
+	}
+	if m.kind == msgSigned && p.taking[channel] != nil {
+		return &wire.FormatError{Msg: "a signature comes in a channel for NARs"}
+	}
+	if err := p.request(ctx, channel, i); err != nil {
+		return err
+	}
+	p.signing[channel] = m.kind == msgSigned
+	return nil
+}
+
+// giveUpdate sends a delta, or the whole where none can be had.
+func (p *peerServer) giveUpdate(ctx context.Context, out *channelWriter, in *inbox, i item) error {
+	encode, done, err := p.encoder(ctx, in, i)
+	if err != nil {
+		p.options.Logger.Debug("no delta", "path", i.info.Path, "reason", err)
+		out.begin(i.info.NARSize + 1)
+		out.Write([]byte{answersNAR})
+		return p.give(ctx, out, i)
+	}
+	defer done()
+	release, err := p.memory.Reserve(ctx, i.info.NARSize)
+	if err != nil {
+		return err
+	}
+	defer release()
+	out.begin(i.info.NARSize)
+	out.Write([]byte{answersDelta})
+	readErr, err := encodeNAR(out, encode, backendNAR{ctx, p.backend, i.info.Path})
+	if err := errors.Join(readErr, err); err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// encoder returns what computes the delta that i asks for.
+func (p *peerServer) encoder(ctx context.Context, in *inbox, i item) (_ Encoder, done func() error, err error) {
+	if i.kind == msgUpdate {
+		archive, mapping, err := p.openBase(ctx, i.base, i.info)
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(w io.Writer, nar io.Reader) error {
+			_, err := delta.Encode(w, archive, mapping, nar, delta.Options{})
+			return err
+		}, archive.Close, nil
+	}
+	in.begin()
+	signature, err := delta.ReadSignature(bufio.NewReader(io.LimitReader(in, MaxRequestSignature)))
+	if _, skipErr := in.skip(); err == nil {
+		err = skipErr
+	}
+	return func(w io.Writer, nar io.Reader) error {
+		_, err := delta.EncodeAgainst(w, signature, nar, delta.Options{})
+		return err
+	}, func() error { return nil }, err
+}
+
+// A backendNAR reads the NAR of a path. The client compares it with what it was told.
+type backendNAR struct {
+	ctx     context.Context
+	backend Backend
+	path    nix.StorePath
+}
+
+// WriteTo implements io.WriterTo.
+func (n backendNAR) WriteTo(w io.Writer) (int64, error) {
+	return 0, n.backend.WriteNAR(n.ctx, w, n.path)
+}
