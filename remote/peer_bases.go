@@ -242,7 +242,7 @@ func (p *peerServer) sign(ctx context.Context, out *channelWriter, i item) error
 	}
 	defer archive.Close()
 	out.begin(delta.SignatureSize(archive.Size()))
-	if err := delta.Sign(out, archive, mapping); err != nil {
+	if err := delta.SignFor(out, archive, mapping, i.info); err != nil {
 		return err
 	}
 	return out.end()

@@ -87,7 +87,7 @@ func (u *updates) request(ctx context.Context, channel *remote.Channel, r narReq
 			return err
 		}
 		defer archive.Close()
-		return delta.Sign(w, archive, delta.MapReferences(r.base, r.info))
+		return delta.SignFor(w, archive, delta.MapReferences(r.base, r.info), r.info)
 	})
 }
 

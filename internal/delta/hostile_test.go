@@ -158,6 +158,7 @@ func FuzzDecode(f *testing.F) {
 func FuzzSignature(f *testing.F) {
 	base := archive(file{"a", noise(1, 3000)}, file{"b", text(2, 3000)})
 	f.Add(sign(f, base))
+	f.Add([]byte{0x82, 100})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := delta.ReadSignature(bytes.NewReader(b))
 		if err != nil {

@@ -2,16 +2,21 @@ package delta
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/binary"
 	"io"
 	"math"
 	"math/bits"
 
 	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
-// signatureVersion is a signature's first byte.
-const signatureVersion = 0x81
+// A signature's first byte.
+const (
+	signatureVersion = 0x81
+	sameVersion      = 0x82 // the base is the archive already
+)
 
 const (
 	minHashed    = 256 // bytes of a base that one hash stands for
@@ -25,6 +30,7 @@ const (
 // change and may be used by many.
 type Signature struct {
 	layout
+	same   bool             // the base is the archive that is wanted, and there are no hashes
 	hashes []uint64         // of the blocks, in order
 	filter []uint64         // a set of hashes, by their lowest bits
 	first  map[uint64]int32 // a block with a hash
@@ -107,7 +113,52 @@ func Sign(w io.Writer, src Source, m Mapping) error {
 	return out.Flush()
 }
 
-// ReadSignature reads what Sign has written, to its last byte; if r has no
+// SignFor is Sign for one archive. Where the base has become that by its references alone,
+// as its hash tells, it writes a few bytes that say so. Finding out takes time only where
+// both have the same size.
+func SignFor(w io.Writer, src Source, m Mapping, want *nix.PathInfo) error {
+	if src.Size() != want.NARSize {
+		return Sign(w, src, m)
+	}
+	sum, err := mappedHash(src, m)
+	switch {
+	case err != nil:
+		return err
+	case sum != want.NARHash:
+		return Sign(w, src, m)
+	}
+	_, err = w.Write(binary.AppendUvarint([]byte{sameVersion}, uint64(want.NARSize)))
+	return err
+}
+
+// mappedHash returns the NAR hash of the base with its references mapped.
+func mappedHash(src Source, m Mapping) (nix.Hash, error) {
+	b := newBase(src, m, blockSize)
+	h := sha256.New()
+	buf := make([]byte, min(b.size, 256<<10))
+	for off := int64(0); off < b.size && b.err == nil; off += int64(len(buf)) {
+		p := buf[:min(b.size-off, int64(len(buf)))]
+		b.read(p, off)
+		h.Write(p)
+	}
+	return nix.SHA256Hash([sha256.Size]byte(h.Sum(nil))), b.err
+}
+
+// A copier makes the delta for a base that is the archive.
+type copier struct {
+	size int64
+	out  *blockWriter
+}
+
+func (c *copier) entry(*nar.Entry)  {}
+func (c *copier) take([]byte) error { return nil }
+
+func (c *copier) finish() error {
+	c.out.copy(0, c.size)
+	return nil
+}
+
+// ReadSignature reads what Sign or SignFor has written, to its last byte; if r has no
 // ReadByte, perhaps beyond. What it allocates grows with what it reads, to 64 MiB
 // for the largest. Anything that Sign would not write for a base of that size is a
 // *[FormatError].
@@ -117,26 +168,31 @@ func ReadSignature(r io.Reader) (*Signature, error) {
 	if err != nil {
 		return nil, early(err)
 	}
-	if v != signatureVersion {
+	if v != signatureVersion && v != sameVersion {
 		return nil, malformed("signature of version %#x, want %#x", v, signatureVersion)
 	}
-	var head [2]uint64
-	for i := range head {
-		if head[i], err = readUvarint(in); err != nil {
-			return nil, err
-		}
+	size, err := readUvarint(in)
+	if err != nil {
+		return nil, err
+	}
+	const maxBase = 1 << 50
+	if size > maxBase {
+		return nil, malformed("signature of a base of %d bytes", size)
+	}
+	if v == sameVersion {
+		return &Signature{layout: layout{size: int64(size)}, same: true}, nil
+	}
+	block, err := readUvarint(in)
+	if err != nil {
+		return nil, err
 	}
 	hashBytes, err := in.ReadByte()
 	if err != nil {
 		return nil, early(err)
 	}
-	const maxBase = 1 << 50
-	if head[0] > maxBase {
-		return nil, malformed("signature of a base of %d bytes", head[0])
-	}
-	s := &Signature{layout: layoutFor(int64(head[0]))}
-	if head[1] != uint64(s.block) || int(hashBytes) != s.hashBytes {
-		return nil, malformed("signature of %d bytes in blocks of %d, hashes of %d", head[0], head[1], hashBytes)
+	s := &Signature{layout: layoutFor(int64(size))}
+	if block != uint64(s.block) || int(hashBytes) != s.hashBytes {
+		return nil, malformed("signature of %d bytes in blocks of %d, hashes of %d", size, block, hashBytes)
 	}
 	if err := s.read(in); err != nil {
 		return nil, err
@@ -193,6 +249,10 @@ func (s *Signature) find(h uint64) (int32, bool) {
 // EncodeAgainst does what Encode does, knowing only the signature of the base. It
 // takes up to 64 MiB of memory, for a small base less.
 func EncodeAgainst(w io.Writer, s *Signature, r io.Reader, o Options) (Stats, error) {
+	if s.same {
+		c := &copier{s.size, &blockWriter{w: w}}
+		return encode(c.out, s.size, r, c)
+	}
 	b := &blockMatcher{s: s, out: &blockWriter{w: w, fast: o.Fast}}
 	if s.block > 0 {
 		b.roller = newRoller(int(s.block))

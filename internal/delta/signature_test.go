@@ -2,11 +2,14 @@ package delta_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/copy-closure/copy-closure/internal/delta"
+	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
 // sign returns a signature, after a look at its size.
@@ -83,11 +86,43 @@ func TestReadSignatureHostile(t *testing.T) {
 		"block size":     append([]byte{0x81}, numbers(1000, 5, 5)...),
 		"hash size":      append(append([]byte{0x81}, numbers(1000, 256)...), 8),
 		"endless base":   append(append([]byte{0x81}, numbers(1<<62, 65536)...), 7),
+		"endless same":   append([]byte{0x82}, numbers(1<<62)...),
 		"number too big": append([]byte{0x81}, bytes.Repeat([]byte{0xff}, 10)...),
 	} {
 		var formatError *delta.FormatError
 		if _, err := delta.ReadSignature(bytes.NewReader(b)); !errors.As(err, &formatError) || errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestSignFor signs a base that becomes the archive by its references alone, and others.
+func TestSignFor(t *testing.T) {
+	text := strings.Repeat("in /nix/store/"+strings.Repeat("0", 32)+"-old ", 30_000)
+	base := archive(file{"a", []byte(text)})
+	same := archive(file{"a", []byte(strings.ReplaceAll(text, "00000000", "11111111"))})
+	changed := bytes.Replace(same, []byte("in "), []byte("at "), 1)
+	olds := &nix.PathInfo{Path: parse(t, "0", "old")}
+	for _, c := range []struct {
+		name string
+		want []byte
+		most int // bytes of the signature
+	}{{"the same", same, 10}, {"of the same size", changed, 1 << 20}, {"longer", archive(file{"a", []byte(text + text)}), 1 << 20}} {
+		want := &nix.PathInfo{Path: parse(t, "1", "old"), NARHash: nix.SHA256Hash(sha256.Sum256(c.want)), NARSize: int64(len(c.want))}
+		mapping := delta.MapReferences(olds, want)
+		var signature bytes.Buffer
+		check(t, delta.SignFor(&signature, source(base), mapping, want))
+		if size := signature.Len(); size > c.most || c.most > 10 && size < 1000 {
+			t.Errorf("%s: a signature of %d bytes", c.name, size)
+		}
+		s, err := delta.ReadSignature(&signature)
+		check(t, err)
+		var d bytes.Buffer
+		stats, err := delta.EncodeAgainst(&d, s, bytes.NewReader(c.want), delta.Options{})
+		check(t, err)
+		if stats.Size != want.NARSize || stats.Copied+stats.Literal != stats.Size {
+			t.Errorf("%s: %+v", c.name, stats)
+		}
+		decode(t, base, c.want, mapping, d.Bytes())
 	}
 }
