@@ -82,6 +82,46 @@ func peerStories() []peerStory {
 				return pullAll(t, p, objects)
 			}},
 		},
+		{
+			name: "pull-delta", have: nixtest.Closure{before, after}, packing: remote.PackAtOnce,
+			server: serveBases,
+			steps: []func(t *testing.T, p *remote.Peer) error{
+				func(t *testing.T, p *remote.Peer) error {
+					_, err := p.Common(t.Context(), []*nix.PathInfo{before.Info})
+					return err
+				},
+				pullUpdate(before, after, func(channel *remote.Channel) error {
+					return channel.RequestUpdate(after.Info, before.Info.Path)
+				}),
+			},
+		},
+		{
+			name: "pull-against-signature", have: nixtest.Closure{after},
+			server: serveBases,
+			steps: []func(t *testing.T, p *remote.Peer) error{
+				pullUpdate(before, after, func(channel *remote.Channel) error {
+					return channel.RequestUpdateOf(after.Info, signatureOf(before, after.Info))
+				}),
+			},
+		},
+	}
+}
+
+// pullUpdate gets after as a delta against before.
+func pullUpdate(before, after nixtest.Object, request func(*remote.Channel) error) func(t *testing.T, p *remote.Peer) error {
+	return func(t *testing.T, p *remote.Peer) error {
+		channel, err := p.OpenChannel()
+		if err != nil {
+			return err
+		}
+		if err := request(channel); err != nil {
+			return err
+		}
+		nar, isDelta, err := readUpdate(t, channel, before, after)
+		if err == nil && (!isDelta || !bytes.Equal(nar, after.NAR)) {
+			err = errors.New("what came is no delta, or makes something else")
+		}
+		return err
 	}
 }
 
