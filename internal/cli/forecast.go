@@ -91,9 +91,6 @@ func (r *copyRun) foreseeDeltas(ctx context.Context, send []*nix.PathInfo, e end
 	if e.far.peer, err = store.OpenPeer(ctx, r.peerOptions(e.far)); err != nil {
 		return nil, err
 	}
-	if e.far.peer.InOrder() {
-		return nil, nil
-	}
 	d, err := findBases(ctx, e.far.peer, e.local.store, send, r.log)
 	if err != nil {
 		return nil, err
