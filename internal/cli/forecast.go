@@ -25,6 +25,9 @@ const (
 	// forecastSigned is of how many bytes of NARs a dry run asks for the signatures of
 	// bases that only the far end has.
 	forecastSigned = 64 << 20
+	// forecastAsked is for how many bytes of NARs a dry run of a pull has deltas sent,
+	// which are thrown away.
+	forecastAsked = 4 << 20
 )
 
 // A forecast is what a dry run tells beside its plan.
@@ -84,21 +87,25 @@ func (r *copyRun) foresee(ctx context.Context, plan *closure.Plan, e ends) (*for
 // foreseeDeltas asks the far end for bases, where deltas would be sent.
 func (r *copyRun) foreseeDeltas(ctx context.Context, send []*nix.PathInfo, e ends) (map[nix.StorePath]foreseenDelta, error) {
 	store, ours := e.far.protocolStore.(*remote.Store)
-	if r.pull || !ours || !store.OffersPeer() || e.local.store == nil || !r.wantsDeltas(e.far) {
+	direct := e.local.store != nil && (!r.pull || e.local.nix == nil)
+	if !ours || !store.OffersPeer() || !direct || !r.wantsDeltas(e.far) {
 		return nil, nil
 	}
 	var err error
 	if e.far.peer, err = store.OpenPeer(ctx, r.peerOptions(e.far)); err != nil {
 		return nil, err
 	}
+	quick, cancel := context.WithTimeout(ctx, forecastTime)
+	defer cancel()
+	if r.pull {
+		return r.foreseeUpdates(quick, e.far.peer, e.local.store, send)
+	}
 	d, err := findBases(ctx, e.far.peer, e.local.store, send, r.log)
 	if err != nil {
 		return nil, err
 	}
 	d.log = slog.New(slog.DiscardHandler) // it tells what was sent
-	ctx, cancel := context.WithTimeout(ctx, forecastTime)
-	defer cancel()
-	return d.foresee(ctx, e.far.peer, send)
+	return d.foresee(quick, e.far.peer, send)
 }
 
 // foresee computes deltas until ctx ends, small ones first, and estimates the rest.
@@ -109,7 +116,7 @@ func (d *deltas) foresee(ctx context.Context, peer *remote.Peer, send []*nix.Pat
 			patched = append(patched, info)
 		}
 	}
-	slices.SortStableFunc(patched, func(a, b *nix.PathInfo) int { return cmp.Compare(a.NARSize, b.NARSize) })
+	smallFirst(patched)
 	if err := d.askForSignatures(peer, d.someSigned(patched)); err != nil {
 		return nil, err
 	}
@@ -124,7 +131,11 @@ func (d *deltas) foresee(ctx context.Context, peer *remote.Peer, send []*nix.Pat
 		})
 	}
 	all.Wait()
-	return d.estimate(patched, sizes), nil
+	return estimate(patched, sizes, func(p nix.StorePath) nix.StorePath { return d.bases[p].Path }), nil
+}
+
+func smallFirst(infos []*nix.PathInfo) {
+	slices.SortStableFunc(infos, func(a, b *nix.PathInfo) int { return cmp.Compare(a.NARSize, b.NARSize) })
 }
 
 // someSigned are the first paths with a base that is not here, as far as their
@@ -189,7 +200,7 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 
 // estimate makes the forecast of what was computed. Paths that are to be sent whole are
 // not in it. Where nothing could be computed, a delta is taken to be as long as its path.
-func (d *deltas) estimate(infos []*nix.PathInfo, sizes []int64) map[nix.StorePath]foreseenDelta {
+func estimate(infos []*nix.PathInfo, sizes []int64, base func(nix.StorePath) nix.StorePath) map[nix.StorePath]foreseenDelta {
 	var of, to int64
 	for i, size := range sizes {
 		if size != notComputed {
@@ -202,7 +213,7 @@ func (d *deltas) estimate(infos []*nix.PathInfo, sizes []int64) map[nix.StorePat
 	}
 	foreseen := make(map[nix.StorePath]foreseenDelta)
 	for i, info := range infos {
-		delta := foreseenDelta{base: d.bases[info.Path].Path, bytes: sizes[i]}
+		delta := foreseenDelta{base: base(info.Path), bytes: sizes[i]}
 		if delta.bytes == notComputed {
 			delta.bytes, delta.about = int64(float64(info.NARSize)*shrunk), true
 		}

@@ -44,7 +44,7 @@ func TestEstimate(t *testing.T) {
 	}
 	for _, c := range cases {
 		d, infos := somePaths(t, 1000, 2000, 4000)
-		got := d.estimate(infos, c.computed)
+		got := estimate(infos, c.computed, func(p nix.StorePath) nix.StorePath { return d.bases[p].Path })
 		for i, info := range infos {
 			foreseen := got[info.Path]
 			if foreseen.bytes != c.want[i] || foreseen.about != c.about[i] {
