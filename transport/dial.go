@@ -80,6 +80,14 @@ type Login struct {
 // Errors that say why the host was not reached are of type *ConnectError,
 // *HostKeyError or *AuthError. One about the user's configuration is none of these.
 func Dial(ctx context.Context, d Destination, o Options) (Conn, error) {
+	return dial(ctx, d, o, false)
+}
+
+// dial is Dial, for a further connection where nobody shall have to do anything.
+func dial(ctx context.Context, d Destination, o Options, further bool) (Conn, error) {
+	if further {
+		o.Prompter = nil
+	}
 	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("host %q: %w", d.String(), err)
 	}
@@ -91,6 +99,7 @@ func Dial(ctx context.Context, d Destination, o Options) (Conn, error) {
 		Options:  o,
 		resolver: newResolver(o.Logger),
 		ring:     keyring{ask: o.Prompter, files: map[string]*keyFile{}},
+		further:  further,
 	}
 	conn, err := dl.dial(ctx, d)
 	if err != nil && ctx.Err() != nil {
@@ -104,6 +113,7 @@ type dialer struct {
 	Options
 	resolver *resolver
 	ring     keyring
+	further  bool // one of several connections to a host
 }
 
 // A plan is a host as the built-in client would reach it.
@@ -159,8 +169,15 @@ func (d *dialer) sshWords() []string {
 	if d.Compress {
 		words = append(words, "-C")
 	}
+	if d.further {
+		words = append(words, furtherWords...) // the first value of a setting counts
+	}
 	return append(words, d.SSHOptions...)
 }
+
+// furtherWords have ssh make a connection of its own, and take no key that somebody
+// would have to touch.
+var furtherWords = []string{"-oControlPath=none", "-oPubkeyAcceptedKeyTypes=-sk-*"}
 
 // maxJumps is how many hosts may be on the way.
 const maxJumps = 8
@@ -189,6 +206,9 @@ func (d *dialer) plan(ctx context.Context, q query, depth int) (*plan, error) {
 		ring = &keyring{files: map[string]*keyFile{}}
 	}
 	p.keys = findIdentities(ctx, p.config, ring, d.Logger)
+	if d.further {
+		p.keys.dropSecurityKeys()
+	}
 	if p.reason = p.keys.reason; p.reason != "" || len(p.config.jumps) == 0 {
 		return p, nil
 	}

@@ -208,6 +208,11 @@ func (i *identities) close() {
 	}
 }
 
+// dropSecurityKeys leaves out what an agent has of keys that are touched to be used.
+func (i *identities) dropSecurityKeys() {
+	i.all = slices.DeleteFunc(i.all, func(id identity) bool { return strings.HasPrefix(id.signer.PublicKey().Type(), "sk-") })
+}
+
 // findIdentities collects the keys for a host: those of the configuration that the
 // agent holds; then those in files, if the user named them and they need no
 // passphrase; then what else the agent holds; then the other files. OpenSSH has the

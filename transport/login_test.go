@@ -93,6 +93,11 @@ func serveAgent(t *testing.T, keys ...agent.AddedKey) string {
 			t.Fatal(err)
 		}
 	}
+	return serveThisAgent(t, keyring)
+}
+
+func serveThisAgent(t *testing.T, keyring agent.Agent) string {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", socket)
 	if err != nil {

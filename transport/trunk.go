@@ -43,8 +43,8 @@ func DialTrunk(ctx context.Context, d Destination, o Options) (*Trunk, error) {
 }
 
 // Widen makes further connections in the background, until there are n in all. Nobody is
-// asked anything for them, and the user's own master is not used, which is one
-// connection however often it is. One that cannot be had is done without. The context
+// asked for anything, or to touch a key, and the user's own master is not used, which is
+// one connection however often it is. One that cannot be had is done without. The context
 // governs their whole life.
 func (t *Trunk) Widen(ctx context.Context, n int) {
 	t.mu.Lock()
@@ -69,10 +69,7 @@ func (t *Trunk) Widen(ctx context.Context, n int) {
 
 // dialFurther returns nil where no connection can be had.
 func (t *Trunk) dialFurther(ctx context.Context) Conn {
-	o := t.options
-	o.Prompter = nil
-	o.SSHOptions = slices.Concat([]string{"-oControlPath=none"}, o.SSHOptions) // the first value counts
-	conn, err := Dial(ctx, t.dest, o)
+	conn, err := dial(ctx, t.dest, t.options, true)
 	if err != nil {
 		t.options.Logger.Debug("a further connection cannot be had, going on without it", "reason", err)
 		return nil

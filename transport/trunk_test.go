@@ -2,6 +2,10 @@ package transport_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +13,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/copy-closure/copy-closure/transport"
 )
@@ -132,6 +140,65 @@ func TestTrunkAsksOnce(t *testing.T) {
 	if !strings.Contains(log.String(), "a further connection cannot be had") {
 		t.Errorf("it is not said that there is no further connection:\n%s", log)
 	}
+}
+
+// A securityKey is an agent whose one key must be touched for each signature.
+type securityKey struct {
+	agent.Agent
+	private ed25519.PrivateKey
+	touched atomic.Int32
+}
+
+const (
+	securityKeyType = "sk-ssh-ed25519@openssh.com"
+	application     = "ssh:"
+)
+
+func (k *securityKey) public() []byte {
+	return ssh.Marshal(struct {
+		Type        string
+		Key         []byte
+		Application string
+	}{securityKeyType, k.private.Public().(ed25519.PublicKey), application})
+}
+
+func (k *securityKey) List() ([]*agent.Key, error) {
+	return []*agent.Key{{Format: securityKeyType, Blob: k.public(), Comment: "touch me"}}, nil
+}
+
+func (k *securityKey) Sign(_ ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	k.touched.Add(1)
+	there := []byte{1, 0, 0, 0, 1} // touched, and a counter
+	of, what := sha256.Sum256([]byte(application)), sha256.Sum256(data)
+	return &ssh.Signature{
+		Format: securityKeyType,
+		Blob:   ed25519.Sign(k.private, slices.Concat(of[:], there, what[:])),
+		Rest:   there,
+	}, nil
+}
+
+func TestTrunkIsTouchedOnce(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := &securityKey{private: private}
+		write(t, h.dir+"/authorized", securityKeyType+" "+base64.StdEncoding.EncodeToString(key.public())+"\n")
+		h.userKey.file = "/nonexistent"
+		s.add("there", h, "IdentityAgent "+serveThisAgent(t, key))
+		s.options.Program = program
+		trunk := s.mustDialTrunk("there")
+		trunk.Widen(t.Context(), 2)
+		first := whichConnection(t, trunk.Start)
+		if got := whichConnection(t, trunk.StartFurther); got != first {
+			t.Errorf("over %s, want %s", got, first)
+		}
+		if n := key.touched.Load(); n != 1 {
+			t.Errorf("the key was touched %d times, want once", n)
+		}
+	})
 }
 
 // lines is a log that several goroutines write.
