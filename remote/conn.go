@@ -41,6 +41,8 @@ type conn struct {
 	version uint64
 	prelude prelude
 
+	overhear func(string) // is told of what the far end says; for calls' read alone
+
 	cause   atomic.Pointer[error] // our own reason to break off, if any
 	closing chan struct{}         // closed by close
 	once    sync.Once             // of closing

@@ -57,8 +57,13 @@ func (c *conn) readMessages(r *wire.Reader, pulled func(n uint64) error) error {
 }
 
 func (c *conn) logForeign(text string) {
-	if text = cleanForeign(text); text != "" {
-		c.log.Debug("the far end says", "text", text)
+	text = cleanForeign(text)
+	if text == "" {
+		return
+	}
+	c.log.Debug("the far end says", "text", text)
+	if c.overhear != nil {
+		c.overhear(text)
 	}
 }
 

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixconf"
 	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/substitute"
 )
@@ -204,8 +206,8 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 	}
 	q := r.caches
 	_, itself := e.target.(closure.SubstitutingTarget)
-	if !r.pull && r.host.worker && len(q.further) > 0 {
-		r.log.Warn("a daemon at the far end substitutes first and is sent the rest then; --substituter cannot tell it what to leave out")
+	if target, ok := e.target.(daemonTarget); ok && len(q.further)+len(q.keys) > 0 {
+		return nil, r.nameCaches(ctx, target.daemon, q)
 	}
 	switch {
 	case !r.pull && (len(q.further) == 0 || r.host.worker || r.prefer == closure.PreferPush):
@@ -227,6 +229,20 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 		return nil, nil
 	}
 	return newCacheSource(caches, e.local), nil
+}
+
+// nameCaches tells a daemon which further caches to take from, as far as it lets this
+// user say that.
+func (r *copyRun) nameCaches(ctx context.Context, daemon *remote.Daemon, q cacheRequest) error {
+	conf, err := nixconf.Load(os.Getenv)
+	if err != nil {
+		return err
+	}
+	refused, err := daemon.UseCaches(ctx, remote.Caches{Further: q.further, Keys: q.keys, Own: conf.Substituters()})
+	for _, text := range refused {
+		r.log.Warn("the Nix daemon "+r.daemonPlace()+" does not take --substituter or --trusted-public-key from this user; have them in trusted-substituters and trusted-public-keys there, or the user in trusted-users", "it says", text)
+	}
+	return err
 }
 
 // A farSubstituter is a session of its own in which the far end substitutes, opened when
