@@ -95,9 +95,13 @@ func (r *checkRun) tellLogin(login transport.Login, client string) {
 	r.find("login", "%s%s, after %s", login.User, how, ui.Seconds(time.Since(r.started)))
 }
 
-// surveyScript tells about the machine and the Nix there, a line each, and then takes
-// whatever it is sent.
-const surveyScript = `uname -sm; id -un; nix-store --version 2>/dev/null || echo no Nix; if [ -w /nix/var/nix/db ]; then echo writable; elif [ -S /nix/var/nix/daemon-socket/socket ]; then echo daemon; else echo no; fi; echo "` + surveyMark + `"; exec cat >/dev/null`
+// surveyScript tells about the machine and the programs there, a line each, and then
+// takes whatever it is sent. $1 is the store that was named.
+const surveyScript = `uname -sm; id -un; nix-store --version 2>/dev/null || echo no Nix; copy-closure --version 2>/dev/null || echo no copy-closure
+if [ -n "$1" ]; then echo "$1"; elif [ -n "$NIX_REMOTE" ] && [ "$NIX_REMOTE" != auto ]; then echo "$NIX_REMOTE"; elif command -v nix-store >/dev/null || [ -e /nix/var/nix/db/db.sqlite ]; then echo /nix/store; else echo "${XDG_DATA_HOME:-$HOME/.local/share}/copy-closure/nix/store"; fi
+if [ -w /nix/var/nix/db ]; then echo writable; elif [ -S /nix/var/nix/daemon-socket/socket ]; then echo daemon; else echo no; fi; echo "` + surveyMark + `"; exec cat >/dev/null`
+
+const surveyLines = 6
 
 const (
 	surveyMark = "@copy-closure-survey"
@@ -108,13 +112,14 @@ const (
 
 // A survey is what no protocol tells.
 type survey struct {
-	system, user, nix string
-	write             string // who writes the store: writable, daemon or no
-	rate              int64  // bytes a second, at least
+	system, user, nix, ours string
+	store                   string
+	write                   string // who writes it: writable, daemon or no
+	rate                    int64  // bytes a second, at least
 }
 
 func (f *farEnd) survey(ctx context.Context) (*survey, error) {
-	session, err := f.start(ctx, remote.Command(surveyScript))
+	session, err := f.start(ctx, remote.Command(surveyScript, f.host.store))
 	if err != nil {
 		return nil, err
 	}
@@ -141,11 +146,11 @@ func readSurvey(session io.Reader) (*survey, error) {
 		}
 		lines = append(lines, line)
 	}
-	if len(lines) < 4 {
+	if len(lines) < surveyLines {
 		return nil, errors.New("look at the machine there: its shell leaves out what was asked")
 	}
-	lines = lines[len(lines)-4:]
-	return &survey{system: lines[0], user: lines[1], nix: lines[2], write: lines[3]}, nil
+	lines = lines[len(lines)-surveyLines:]
+	return &survey{system: lines[0], user: lines[1], nix: lines[2], ours: lines[3], store: lines[4], write: lines[5]}, nil
 }
 
 // probe sends something, and returns how many bytes a second went.
@@ -163,7 +168,9 @@ func probe(session *transport.Session, rtt time.Duration) (int64, error) {
 }
 
 func (r *checkRun) tellMachine(found *survey, far *farEnd, trust remote.Trust) {
-	r.find("machine", "%q, user %q, %q", found.system, found.user, found.nix)
+	r.find("machine", "%q, user %q", found.system, found.user)
+	r.find("programs", "%q, %q", found.nix, found.ours)
+	r.find("store", "%q", found.store)
 	r.find("trust", "%s", trustText(far, trust, found.write))
 	rtt := "unknown"
 	if d := far.conn.RTT(); d > 0 {
