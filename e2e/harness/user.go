@@ -23,8 +23,8 @@ const userScript = `for f in passwd shadow group; do mount --bind "$0/$f" "/etc/
 if [ -d /etc/sudoers.d ]; then mount --bind "$0/sudoers.d" /etc/sudoers.d || exit; fi
 exec "$@"`
 
-// NewUser makes a user with a home and a password. What lies in sudoers.d below dir is in
-// force for sudo.
+// NewUser makes a user with a home and a password, and another home for root. What lies in
+// sudoers.d below dir is in force for sudo.
 func NewUser(dir, name, password string) (*User, error) {
 	u := &User{name, dir}
 	hash, err := exec.Command("openssl", "passwd", "-6", password).Output()
@@ -35,6 +35,7 @@ func NewUser(dir, name, password string) (*User, error) {
 		os.MkdirAll(filepath.Join(dir, "sudoers.d"), 0o755),
 		os.Mkdir(u.Home(), 0o700),
 		os.Chown(u.Home(), userID, userID),
+		os.Mkdir(filepath.Join(dir, "root"), 0o700),
 		u.extend("passwd", 0o644, fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", name, userID, userID, u.Home())),
 		u.extend("shadow", 0o600, fmt.Sprintf("%s:%s:20000::::::\n", name, bytes.TrimSpace(hash))),
 		u.extend("group", 0o644, fmt.Sprintf("%s:x:%d:\n", name, userID)),
@@ -47,6 +48,7 @@ func (u *User) extend(name string, mode os.FileMode, line string) error {
 	if err != nil {
 		return err
 	}
+	text = bytes.Replace(text, []byte(":/root:"), []byte(":"+filepath.Join(u.Dir, "root")+":"), 1)
 	return os.WriteFile(filepath.Join(u.Dir, name), append(text, line...), mode)
 }
 
