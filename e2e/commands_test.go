@@ -173,11 +173,12 @@ func cmdSshd(s script, args []string) error {
 	flags.BoolVar(&config.NoSFTP, "no-sftp", false, "")
 	noExec := flags.Bool("noexec", false, "")
 	userName := flags.String("user", "", "")
+	flags.StringVar(&config.Address, "address", "", "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME]] [-no-sftp] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME]] [-no-sftp] [-address IP] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++

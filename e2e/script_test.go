@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,13 +93,19 @@ func setUp(env *testscript.Env, product string) error {
 	return nil
 }
 
-// condition knows [root] and [apt].
+// condition knows [root], [apt] and [ipv6].
 func condition(name string) (bool, error) {
 	switch name {
 	case "root":
 		return os.Getuid() == 0, nil
 	case "apt":
 		_, err := exec.LookPath("apt-get")
+		return err == nil, nil
+	case "ipv6":
+		l, err := net.Listen("tcp", "[::1]:0")
+		if err == nil {
+			l.Close()
+		}
 		return err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition [%s]", name)

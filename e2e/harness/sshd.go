@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -49,6 +50,8 @@ type SshdConfig struct {
 	Noise string
 	// NoSFTP leaves the SFTP subsystem out.
 	NoSFTP bool
+	// Address is where the server listens; empty: 127.0.0.1.
+	Address string
 	// Options are further lines of sshd_config, in front of all others.
 	Options []string
 	// Prefix is a command that starts sshd, for example one of [Namespace].
@@ -182,7 +185,7 @@ func WriteKey(file string) (string, error) {
 func (s *Sshd) sshdConfig(port int) string {
 	lines := append([]string{}, s.config.Options...)
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	add("ListenAddress 127.0.0.1:%d", port)
+	add("ListenAddress %s", net.JoinHostPort(s.address(), fmt.Sprint(port)))
 	add("HostKey %s", s.file("host_key"))
 	add("AuthorizedKeysFile %s", s.file("authorized_keys"))
 	add("PidFile none")
@@ -227,7 +230,7 @@ func quoteEnv(env []string) string {
 // start starts sshd on a port that was free a moment ago and waits until it
 // listens.
 func (s *Sshd) start() error {
-	port, err := freePort()
+	port, err := freePort(s.address())
 	if err != nil {
 		return err
 	}
@@ -250,7 +253,7 @@ func (s *Sshd) start() error {
 		return err
 	}
 	s.cmd, s.ended = cmd, make(chan struct{})
-	s.addr = net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
+	s.addr = net.JoinHostPort(s.address(), fmt.Sprint(port))
 	listening := make(chan struct{})
 	go s.follow(stderr, listening)
 	select {
@@ -284,8 +287,10 @@ func (s *Sshd) follow(log io.Reader, listening chan<- struct{}) {
 	}
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func (s *Sshd) address() string { return cmp.Or(s.config.Address, "127.0.0.1") }
+
+func freePort(address string) (int, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return 0, err
 	}
