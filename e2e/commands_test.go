@@ -174,11 +174,15 @@ func cmdSshd(s script, args []string) error {
 	noExec := flags.Bool("noexec", false, "")
 	userName := flags.String("user", "", "")
 	flags.StringVar(&config.Address, "address", "", "")
+	flags.Func("option", "", func(line string) error {
+		config.Options = append(config.Options, line)
+		return nil
+	})
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME]] [-no-sftp] [-address IP] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME]] [-no-sftp] [-address IP] [-option LINE] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++
