@@ -340,3 +340,25 @@ func TestCiphers(t *testing.T) {
 		}
 	}
 }
+
+// A host that is slow to let the user in is not far away.
+func TestSlowLogIn(t *testing.T) {
+	const slow = time.Second
+	h, s := passwordServer(t, &ssh.ServerConfig{
+		PasswordCallback: func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) { return nil, nil },
+		AuthLogCallback: func(_ ssh.ConnMetadata, method string, _ error) {
+			if method == "none" {
+				time.Sleep(slow)
+			}
+		},
+	}), newSetup(t)
+	s.add("there", h)
+	s.options.Program = transport.ProgramBuiltin
+	s.options.Prompter = &person{password: "secret"}
+	conn := s.mustDial("there")
+	for end := time.Now().Add(time.Minute); conn.RTT() >= slow/2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the round trip is %v", conn.RTT())
+		}
+	}
+}
