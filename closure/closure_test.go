@@ -270,6 +270,59 @@ func (t foreseeingTarget) Substitutable(context.Context, []nix.StorePath) ([]nix
 	return []nix.StorePath{t.cached}, nil
 }
 
+// An offeringTarget is one that may say beforehand which cache has the path.
+type offeringTarget struct {
+	*cachedTarget
+	able bool
+}
+
+func (t offeringTarget) CanOffer() bool { return t.able }
+
+func (t offeringTarget) Offers(_ context.Context, infos []*nix.PathInfo) (offers []closure.Offer, err error) {
+	for _, info := range infos {
+		if info.Path == t.cached {
+			offers = append(offers, closure.Offer{Info: info, Cache: "cache", Download: 5})
+		}
+	}
+	return offers, nil
+}
+
+// TestNegotiateOffers has a destination that says what its caches have: nothing is
+// taken from them before the rest can be sent.
+func TestNegotiateOffers(t *testing.T) {
+	c := nixtest.Chain(4)
+	for _, test := range []struct {
+		name                    string
+		terms                   closure.Terms
+		able                    bool
+		substitute, fetch, send int
+	}{
+		{"copy", closure.Terms{Substitute: true}, true, 0, 1, 2},
+		{"dry run", closure.Terms{Substitute: true, DryRun: true}, true, 0, 1, 2},
+		{"not asked for", closure.Terms{}, true, 0, 0, 3},
+		{"not able", closure.Terms{Substitute: true}, false, 1, 0, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			target := &cachedTarget{strictTarget: &strictTarget{Store: nixtest.NewStore(c[0])}, cached: c[1].Info.Path}
+			source := memorySource{nixtest.NewStore(c...)}
+			all, err := closure.Walk(t.Context(), source, []nix.StorePath{c.Top()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, err := closure.Negotiate(t.Context(), all, source, offeringTarget{target, test.able}, test.terms)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(plan.Substitute) != test.substitute || len(plan.Fetch) != test.fetch || len(plan.Send) != test.send {
+				t.Errorf("plan substitutes %d, fetches %d, sends %d, want %+v", len(plan.Substitute), len(plan.Fetch), len(plan.Send), test)
+			}
+			if target.taken != (test.substitute > 0) {
+				t.Errorf("taken from the cache: %t", target.taken)
+			}
+		})
+	}
+}
+
 func TestNegotiateSubstitution(t *testing.T) {
 	c := nixtest.Chain(4)
 	for _, test := range []struct {

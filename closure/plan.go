@@ -69,16 +69,19 @@ func Negotiate(ctx context.Context, c *Closure, src Source, dst Target, terms Te
 	plan := &Plan{Roots: c.Roots, Present: valid}
 	missing := without(c.Paths, valid)
 	told := true
-	if plan.Substitute, told, err = substitute(ctx, dst, missing, terms); err != nil {
-		return nil, err
+	caches := offerer(dst, terms)
+	if caches == nil {
+		if plan.Substitute, told, err = substitute(ctx, dst, missing, terms); err != nil {
+			return nil, err
+		}
 	}
 	infos, err := c.missingInfos(ctx, src, without(missing, plan.Substitute))
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case terms.Caches != nil:
-		return plan, plan.offer(ctx, infos, terms.Caches)
+	case caches != nil:
+		return plan, plan.offer(ctx, infos, caches)
 	case told:
 		plan.Send = infos
 	default:
@@ -87,8 +90,23 @@ func Negotiate(ctx context.Context, c *Closure, src Source, dst Target, terms Te
 	return plan, nil
 }
 
+// offerer is who knows what caches have before anything is taken from them: those of
+// terms, or the destination, where it can tell; else nil.
+func offerer(dst Target, terms Terms) Offerer {
+	if terms.Caches != nil {
+		return terms.Caches
+	}
+	if target, able := dst.(OfferingTarget); able && terms.Substitute && target.CanOffer() {
+		return target
+	}
+	return nil
+}
+
 // offer divides infos between caches and the source, and keeps their order.
-func (p *Plan) offer(ctx context.Context, infos []*nix.PathInfo, caches CacheSource) error {
+func (p *Plan) offer(ctx context.Context, infos []*nix.PathInfo, caches Offerer) error {
+	if len(infos) == 0 {
+		return nil
+	}
 	offers, err := caches.Offers(ctx, infos)
 	if err != nil {
 		return err
@@ -111,7 +129,7 @@ func (p *Plan) offer(ctx context.Context, infos []*nix.PathInfo, caches CacheSou
 // where it cannot.
 func substitute(ctx context.Context, dst Target, missing []nix.StorePath, terms Terms) (found []nix.StorePath, told bool, err error) {
 	target, able := dst.(SubstitutingTarget)
-	if !terms.Substitute || !able || terms.Caches != nil || len(missing) == 0 {
+	if !terms.Substitute || !able || len(missing) == 0 {
 		return nil, true, nil
 	}
 	if !terms.DryRun {

@@ -120,6 +120,11 @@ type VerifyingTarget interface {
 // nowhere, reading it fails with an error that wraps ErrNowhereElse.
 type CacheSource interface {
 	Source
+	Offerer
+}
+
+// An Offerer knows what caches have.
+type Offerer interface {
 	// Offers returns those of infos that caches have with the same NAR and the same
 	// references, in any order.
 	Offers(ctx context.Context, infos []*nix.PathInfo) ([]Offer, error)
@@ -139,6 +144,15 @@ type Offer struct {
 type ForeseeingTarget interface {
 	// Substitutable returns those of paths that Substitute would make valid.
 	Substitutable(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error)
+}
+
+// An OfferingTarget may be able to tell what its caches have, so that the rest need not
+// wait until it has fetched that.
+type OfferingTarget interface {
+	SubstitutingTarget
+	Offerer
+	// CanOffer is called behind the first answer.
+	CanOffer() bool
 }
 
 // A Finisher is a target that may put off paths whose references, or locks, it waits

@@ -54,11 +54,12 @@ const (
 
 // An offer is what a server tells of its peer protocol.
 type offer struct {
-	version int
-	inOrder bool   // paths must come behind their references
-	refuses bool   // paths without a trusted key's signature
-	atomic  bool   // paths can become valid together
-	token   []byte // for further lanes; nil: none can be had
+	version  int
+	inOrder  bool   // paths must come behind their references
+	refuses  bool   // paths without a trusted key's signature
+	atomic   bool   // paths can become valid together
+	foresees bool   // what caches have can be asked
+	token    []byte // for further lanes; nil: none can be had
 }
 
 func (o offer) line() string {
@@ -71,6 +72,9 @@ func (o offer) line() string {
 	}
 	if o.atomic {
 		words = append(words, "atomic")
+	}
+	if o.foresees {
+		words = append(words, "foresees")
 	}
 	if o.token != nil {
 		words = append(words, "join="+hex.EncodeToString(o.token))
@@ -97,6 +101,8 @@ func parseOffer(text string) offer {
 			o.refuses = true
 		case word == "atomic":
 			o.atomic = true
+		case word == "foresees":
+			o.foresees = true
 		case join:
 			if b, err := hex.DecodeString(token); err == nil && len(b) == tokenSize {
 				o.token = b

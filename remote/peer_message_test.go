@@ -73,9 +73,9 @@ func FuzzPathInfoMessage(f *testing.F) {
 
 func TestOffer(t *testing.T) {
 	token := bytes.Repeat([]byte{7}, tokenSize)
-	for _, o := range []offer{{version: 1}, {version: 2, inOrder: true}, {version: 1, refuses: true}, {version: 1, token: token}} {
+	for _, o := range []offer{{version: 1}, {version: 2, inOrder: true}, {version: 1, refuses: true}, {version: 1, foresees: true}, {version: 1, token: token}} {
 		line, ok := strings.CutPrefix(o.line(), offerMarker)
-		if got := parseOffer(line); !ok || got.version != o.version || got.inOrder != o.inOrder || got.refuses != o.refuses || !bytes.Equal(got.token, o.token) {
+		if got := parseOffer(line); !ok || got.version != o.version || got.inOrder != o.inOrder || got.refuses != o.refuses || got.foresees != o.foresees || !bytes.Equal(got.token, o.token) {
 			t.Errorf("%q is read as %+v", o.line(), got)
 		}
 	}

@@ -98,6 +98,7 @@ type ServerOptions struct {
 	InOrder     bool                      // the importer wants references before referrers
 	Untrusted   bool                      // tell the client of the peer protocol that unsigned paths are refused
 	Atomic      bool                      // the importer is an AtomicImporter
+	Foresees    bool                      // the Substituter is a SearchingSubstituter; offered with Peer
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }
@@ -259,6 +260,8 @@ func (s *server) answer(ctx context.Context, command uint64) error {
 		return s.buildDerivation()
 	case cmdAddToStoreNar:
 		return s.addToStoreNAR(ctx)
+	case cmdForesee:
+		return s.foresee(ctx)
 	}
 	return &wire.FormatError{Msg: fmt.Sprintf("unknown serve command %d", command)}
 }

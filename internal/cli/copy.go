@@ -267,12 +267,14 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 		Meter:  meter,
 		Logger: r.log,
 	}
-	if caches == nil {
+	if caches == nil && len(plan.Fetch) == 0 {
 		return closure.Copy(ctx, plan, e.source, e.target, o)
 	}
 	fetched := new(arrivals)
-	o.Caches, o.CacheLanes, o.Prefer, o.Arrived = caches, cacheLanes, r.prefer, fetched.add
-	if !r.pull {
+	o.Prefer, o.Arrived = r.prefer, fetched.add
+	if r.pull {
+		o.Caches, o.CacheLanes = caches, cacheLanes
+	} else {
 		o.There = &farSubstituter{run: r, far: e.far}
 	}
 	err := closure.Copy(ctx, plan, e.source, e.target, o)

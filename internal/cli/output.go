@@ -49,7 +49,7 @@ type planReport struct {
 	Unknown    []pathReport    `json:"unknown"` // substituted or sent
 	Send       []pathReport    `json:"send"`
 	SendBytes  int64           `json:"sendBytes"` // of NARs
-	Fetch      []fetchedReport `json:"fetch"`     // from caches, at this end
+	Fetch      []fetchedReport `json:"fetch"`     // from caches, by whoever receives
 }
 
 type fetchedReport struct {

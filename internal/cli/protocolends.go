@@ -100,8 +100,11 @@ func (l protocolSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 
 // targetOf makes a closure.Target of a store.
 func targetOf(s protocolStore) closure.Target {
-	if daemon, ok := s.(*remote.Daemon); ok {
-		return daemonTarget{protocolTarget{s}, daemon}
+	switch s := s.(type) {
+	case *remote.Store:
+		return serveTarget{protocolTarget{s}, s}
+	case *remote.Daemon:
+		return daemonTarget{protocolTarget{s}, s}
 	}
 	return protocolTarget{s}
 }
@@ -129,6 +132,36 @@ func (t protocolTarget) OpenLane(ctx context.Context) (closure.TargetLane, error
 		return nil, err
 	}
 	return protocolTargetLane{lane}, nil
+}
+
+// A serveTarget is one of the serve protocol, which tells what its caches have if it is
+// ours.
+type serveTarget struct {
+	protocolTarget
+	store *remote.Store
+}
+
+// CanOffer implements closure.OfferingTarget.
+func (t serveTarget) CanOffer() bool { return t.store.Foresees() }
+
+// Offers implements closure.OfferingTarget.
+func (t serveTarget) Offers(ctx context.Context, infos []*nix.PathInfo) ([]closure.Offer, error) {
+	paths := make([]nix.StorePath, len(infos))
+	byPath := make(map[nix.StorePath]*nix.PathInfo, len(infos))
+	for i, info := range infos {
+		paths[i], byPath[info.Path] = info.Path, info
+	}
+	cached, err := t.store.Foresee(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	var offers []closure.Offer
+	for _, c := range cached {
+		if info := byPath[c.Path]; c.NARHash == info.NARHash {
+			offers = append(offers, closure.Offer{Info: info, Cache: c.Cache, Download: c.Download})
+		}
+	}
+	return offers, nil
 }
 
 // A daemonTarget can tell what its caches have.

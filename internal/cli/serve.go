@@ -182,6 +182,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Atomic:  b.local.nix == nil,
 		Logger:  p.log,
 
+		Foresees:    b.local.nix == nil,
 		Substituter: &serverSubstituter{program: p, local: b.local},
 	}
 	if r.daemon {

@@ -11,6 +11,7 @@ import (
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixconf"
+	"github.com/copy-closure/copy-closure/remote"
 )
 
 // A serverSubstituter takes paths from the caches of this machine's configuration into
@@ -71,6 +72,21 @@ func (s *serverSubstituter) Foresee(ctx context.Context, paths []nix.StorePath) 
 		download += downloadSize(hit)
 	}
 	return source.remember(hits), download, err
+}
+
+// Search implements remote.SearchingSubstituter.
+func (s *serverSubstituter) Search(ctx context.Context, paths []nix.StorePath) ([]remote.CachedPath, error) {
+	source, err := s.caches(ctx)
+	if err != nil || source == nil {
+		return nil, err
+	}
+	hits, err := source.caches.Find(ctx, paths)
+	source.remember(hits)
+	cached := make([]remote.CachedPath, len(hits))
+	for i, hit := range hits {
+		cached[i] = remote.CachedPath{Path: hit.Path, NARHash: hit.NARHash, Download: downloadSize(hit), Cache: hit.Cache.Files.String()}
+	}
+	return cached, err
 }
 
 // Name implements remote.NamedSubstituter.
