@@ -15,8 +15,16 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// cmdS3Server starts an S3 server with one empty bucket, $s3.
-func cmdS3Server(s script, _ []string) error {
+// cmdS3Server starts an S3 server with one empty bucket, $s3, in REGION or us-east-1. It
+// lets everybody read, and wants all else signed, by "key" or by "machine".
+func cmdS3Server(s script, args []string) error {
+	guard := &s3Guard{region: "us-east-1", identities: map[string]s3Identity{
+		"key":     {secret: "secret"},
+		"machine": {secret: "it/is+secret=", token: "for a/while+=="},
+	}}
+	if len(args) > 0 {
+		guard.region = args[0]
+	}
 	backend := s3mem.New()
 	if err := backend.CreateBucket("bucket"); err != nil {
 		return err
@@ -25,7 +33,8 @@ func cmdS3Server(s script, _ []string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: gofakes3.New(backend).Server()}
+	guard.Handler = gofakes3.New(backend).Server()
+	server := &http.Server{Handler: guard}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -37,6 +46,7 @@ func cmdS3Server(s script, _ []string) error {
 	})
 	s.Setenv("s3", "s3://bucket?endpoint=http://"+l.Addr().String())
 	s.Setenv("s3http", "http://"+l.Addr().String()+"/bucket")
+	s.Setenv("s3host", "http://"+l.Addr().String())
 	s.Setenv("AWS_ACCESS_KEY_ID", "key")
 	s.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	return nil
