@@ -105,7 +105,7 @@ func (d Dir) Size(_ context.Context, name string) (int64, error) {
 }
 
 // List implements ListableFiles.
-func (d Dir) List(_ context.Context, prefix string) (map[string]int64, error) {
+func (d Dir) List(_ context.Context, prefix string) (map[string]File, error) {
 	entries, err := os.ReadDir(filepath.Join(string(d), prefix))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -113,7 +113,7 @@ func (d Dir) List(_ context.Context, prefix string) (map[string]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := make(map[string]int64)
+	files := make(map[string]File)
 	for _, entry := range entries {
 		if entry.IsDir() || strings.HasPrefix(entry.Name(), temporaryPrefix) {
 			continue
@@ -125,7 +125,7 @@ func (d Dir) List(_ context.Context, prefix string) (map[string]int64, error) {
 		if err != nil {
 			return nil, err
 		}
-		files[prefix+entry.Name()] = info.Size()
+		files[prefix+entry.Name()] = File{info.Size(), info.ModTime()}
 	}
 	return files, nil
 }

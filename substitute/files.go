@@ -33,10 +33,15 @@ type WritableFiles interface {
 // ListableFiles can tell what is there.
 type ListableFiles interface {
 	Files
-	// List returns the names, and sizes in bytes, of the files whose names begin with
-	// prefix: "" for those beside nix-cache-info, or a directory with its slash. Other
-	// directories are left out.
-	List(ctx context.Context, prefix string) (map[string]int64, error)
+	// List returns the files whose names begin with prefix: "" for those beside
+	// nix-cache-info, or a directory with its slash. Other directories are left out.
+	List(ctx context.Context, prefix string) (map[string]File, error)
+}
+
+// A File is what a listing tells of a file.
+type File struct {
+	Size     int64 // bytes
+	Modified time.Time
 }
 
 // SweptFiles may hold what a killed process was writing.

@@ -241,7 +241,7 @@ func (v *Inventory) readNAR(ctx context.Context, n *NARInfo, meter *progress.Met
 // Delete removes paths: first those that refer to others, and of each first the
 // narinfo. It refuses, and removes nothing, if a path that stays refers to one of them,
 // or if it cannot tell because of a damaged narinfo. A NAR that another path uses, too,
-// stays. It returns the bytes of the NARs that are gone.
+// stays. What killed processes have left goes, too. It returns the bytes that are gone.
 func (v *Inventory) Delete(ctx context.Context, paths []nix.StorePath) (freed int64, err error) {
 	files, ok := v.cache.Files.(WritableFiles)
 	if !ok {
@@ -268,7 +268,8 @@ func (v *Inventory) Delete(ctx context.Context, paths []nix.StorePath) (freed in
 		}
 		freed += n.FileSize
 	}
-	return freed, nil
+	stray, err := v.deleteStrays(ctx, files)
+	return freed + stray, err
 }
 
 // doomed checks that paths may be deleted.

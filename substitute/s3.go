@@ -206,14 +206,14 @@ func (s *S3) Size(ctx context.Context, name string) (int64, error) {
 }
 
 // List implements ListableFiles.
-func (s *S3) List(ctx context.Context, prefix string) (map[string]int64, error) {
-	files := make(map[string]int64)
+func (s *S3) List(ctx context.Context, prefix string) (map[string]File, error) {
+	files := make(map[string]File)
 	for object := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix}) {
 		if object.Err != nil {
 			return nil, s.failed("list", prefix, object.Err)
 		}
 		if !strings.HasSuffix(object.Key, "/") {
-			files[object.Key] = object.Size
+			files[object.Key] = File{object.Size, object.LastModified}
 		}
 	}
 	return files, context.Cause(ctx)

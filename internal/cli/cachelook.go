@@ -39,7 +39,7 @@ func (p *program) cacheLookCommands() []*cli.Command {
 			&cli.IntFlag{Name: "sigs-needed", Usage: "`N` trusted keys must have signed each path (default: none)"},
 			trustedKeyFlag,
 		}, cacheVerify),
-		sub("delete", "URL PATH…", "delete paths that no other path in a cache refers to", nil, cacheDelete),
+		sub("delete", "URL [PATH…]", "delete paths that no other path in a cache refers to, and what a killed push or deletion has left", nil, cacheDelete),
 	}
 }
 
@@ -182,16 +182,30 @@ func cacheVerify(r *cacheRun) error {
 		fmt.Fprintf(r.stdout, "%v\n", err)
 	})
 	stop()
+	if err == nil && len(r.paths) == 0 && len(v.Damaged) == 0 {
+		err = r.tellStrays(v)
+	}
 	if err != nil {
 		return err
 	}
 	return r.verdict(len(v.Infos)+len(v.Damaged), damaged, untrusted)
 }
 
-func cacheDelete(r *cacheRun) error {
-	if len(r.paths) == 0 {
-		return errArguments
+// tellStrays tells of what belongs to no path, which does no harm but takes room.
+func (r *cacheRun) tellStrays(v *substitute.Inventory) error {
+	strays, err := v.Strays(r.c.Context)
+	if err != nil || len(strays) == 0 {
+		return err
 	}
+	var size int64
+	for _, file := range strays {
+		size += file.Size
+	}
+	fmt.Fprintf(r.screen, "%s of files that belong to no path, from a killed push or deletion; cache delete removes them\n", ui.Bytes(size))
+	return nil
+}
+
+func cacheDelete(r *cacheRun) error {
 	v, err := r.cache.Inventory(r.c.Context)
 	if err != nil {
 		return err

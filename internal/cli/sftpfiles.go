@@ -121,7 +121,7 @@ func (f *sftpFiles) Size(_ context.Context, name string) (int64, error) {
 
 // List implements substitute.ListableFiles. Files that begin with a dot are being
 // written, or are those that a killed process has left.
-func (f *sftpFiles) List(_ context.Context, prefix string) (map[string]int64, error) {
+func (f *sftpFiles) List(_ context.Context, prefix string) (map[string]substitute.File, error) {
 	list, err := f.ReadDir(path.Join(f.dir, prefix))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -129,10 +129,10 @@ func (f *sftpFiles) List(_ context.Context, prefix string) (map[string]int64, er
 	if err != nil {
 		return nil, err
 	}
-	files := make(map[string]int64)
+	files := make(map[string]substitute.File)
 	for _, info := range list {
 		if !info.IsDir() && !strings.HasPrefix(info.Name(), ".") {
-			files[prefix+info.Name()] = info.Size()
+			files[prefix+info.Name()] = substitute.File{Size: info.Size(), Modified: info.ModTime()}
 		}
 	}
 	return files, nil
