@@ -129,12 +129,9 @@ type Peer struct {
 	numbers  uint64
 	lost     error // what the first session ended with
 	ended    bool  // no more adds are taken
-	asked    int   // paths whose bases are awaited
-	answer   chan []Base
-	asking   int // paths of which Kept waits to hear how much there is
-	kept     chan []kept
-	common   chan []bool   // awaited by Common
-	offered  int           // paths that it asks about
+	bases    question[Base]
+	kept     question[partial]
+	common   question[bool]
 	gone     chan struct{} // closed when the bundle has ended
 
 	resending    sync.WaitGroup // of paths whose deltas did not do

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -23,67 +22,6 @@ type KeepingImporter interface {
 	// OpenPartial returns the first size bytes. An Add that begins with them fails with
 	// nix.ErrDamaged where they are wrong, and they are not kept any longer.
 	OpenPartial(ctx context.Context, info *nix.PathInfo, size int64) (io.ReadCloser, error)
-}
-
-// A kept is what the far end has of a path.
-type kept struct {
-	narHash nix.Hash
-	size    int64
-}
-
-// Kept asks how much of their NARs the far end has kept from copies that broke off, and
-// returns the sizes that are not 0. One goroutine may ask at a time, beside one in
-// Bases.
-func (p *Peer) Kept(ctx context.Context, infos []*nix.PathInfo) (map[nix.StorePath]int64, error) {
-	sizes := make(map[nix.StorePath]int64)
-	for part := range slices.Chunk(infos, maxAsked) {
-		answer := make(chan []kept, 1)
-		p.mu.Lock()
-		p.asking, p.kept = len(part), answer
-		p.mu.Unlock()
-		fields := appendUvarint(nil, uint64(len(part)))
-		for _, info := range part {
-			fields = appendPath(fields, info.Path)
-		}
-		if err := p.out.sendNow(msgKept, fields); err != nil {
-			return nil, err
-		}
-		select {
-		case found := <-answer:
-			for i, k := range found {
-				if k.narHash == part[i].NARHash && k.size < part[i].NARSize {
-					sizes[part[i].Path] = k.size
-				}
-			}
-		case <-p.gone:
-			return nil, p.bundle.failure()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	return sizes, nil
-}
-
-// takeSizes reads the answer to Kept.
-func (p *Peer) takeSizes(m message) error {
-	p.mu.Lock()
-	asking, answer := p.asking, p.kept
-	p.asking, p.kept = 0, nil
-	p.mu.Unlock()
-	if answer == nil {
-		return &wire.FormatError{Msg: "it tells sizes that were not asked for"}
-	}
-	all := make([]kept, asking)
-	for i := range all {
-		if size := m.payload.uvarint(1<<63 - 1); size > 0 {
-			all[i] = kept{m.payload.hash(), int64(size)}
-		}
-	}
-	if err := m.payload.end(); err != nil {
-		return err
-	}
-	answer <- all
-	return nil
 }
 
 // AddRest is Add without the first offset bytes of the NAR, which the far end has kept.
@@ -117,13 +55,13 @@ func (p *peerServer) takeKept(ctx context.Context, m message) error {
 	keeping, ok := p.importer.(KeepingImporter)
 	var fields []byte
 	for _, path := range paths {
-		var k kept
+		var kept partial
 		if ok {
-			k.narHash, k.size = keeping.Partial(path)
+			kept.narHash, kept.size = keeping.Partial(path)
 		}
-		fields = appendUvarint(fields, uint64(k.size))
-		if k.size > 0 {
-			fields = append(fields, k.narHash.Bytes()...)
+		fields = appendUvarint(fields, uint64(kept.size))
+		if kept.size > 0 {
+			fields = append(fields, kept.narHash.Bytes()...)
 		}
 	}
 	return p.out.sendNow(msgSizes, fields)

@@ -22,58 +22,6 @@ const (
 	answersDelta = 1
 )
 
-// Common asks which of some paths of this end are at the far end as well, with the same
-// NAR. It keeps those from garbage collection. One goroutine may ask at a time, beside
-// others in Bases and Kept.
-func (p *Peer) Common(ctx context.Context, infos []*nix.PathInfo) (map[nix.StorePath]bool, error) {
-	p.store.rounds.Add(1)
-	common := make(map[nix.StorePath]bool)
-	for part := range slices.Chunk(infos, maxAsked) {
-		answer := make(chan []bool, 1)
-		p.mu.Lock()
-		p.offered, p.common = len(part), answer
-		p.mu.Unlock()
-		fields := appendUvarint(nil, uint64(len(part)))
-		for _, info := range part {
-			fields = append(appendPath(fields, info.Path), info.NARHash.Bytes()...)
-		}
-		if err := p.out.sendNow(msgCommon, fields); err != nil {
-			return nil, err
-		}
-		select {
-		case there := <-answer:
-			for i, info := range part {
-				common[info.Path] = there[i]
-			}
-		case <-p.gone:
-			return nil, p.bundle.failure()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	return common, nil
-}
-
-// takeThere reads the answer to Common.
-func (p *Peer) takeThere(m message) error {
-	p.mu.Lock()
-	offered, answer := p.offered, p.common
-	p.offered, p.common = 0, nil
-	p.mu.Unlock()
-	if answer == nil {
-		return &wire.FormatError{Msg: "it tells of paths that it was not asked about"}
-	}
-	there := make([]bool, offered)
-	for i := range there {
-		there[i] = m.payload.uvarint(1) == 1
-	}
-	if err := m.payload.end(); err != nil {
-		return err
-	}
-	answer <- there
-	return nil
-}
-
 // RequestUpdate is Request for a path of which an older one, base, is at both ends. What
 // comes is a NAR or a delta: see Arrival.IsDelta.
 func (c *Channel) RequestUpdate(info *nix.PathInfo, base nix.StorePath) error {
