@@ -430,6 +430,10 @@ func (p *Peer) takeNAR(m message) error {
 	return nil
 }
 
+// LinkRate is how many bytes of NARs a second the link takes from here, as far as was
+// seen; 0 if that is not known.
+func (p *Peer) LinkRate() float64 { return p.out.linkRate() }
+
 // Finish asks for the verdict on all that was added, and returns when there is one on
 // each. A path whose references were not added before is refused.
 func (p *Peer) Finish(ctx context.Context) error {

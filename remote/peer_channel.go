@@ -60,6 +60,16 @@ func (w *messageWriter) write(taken int, parts ...[]byte) error {
 	return nil
 }
 
+// linkRate is how many bytes of messages a second the link takes, 0 if that is not known.
+func (w *messageWriter) linkRate() float64 {
+	if w.packer == nil {
+		return 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.packer.link
+}
+
 // pack sends what was gathered.
 func (w *messageWriter) pack() error {
 	if w.packer == nil || len(w.packer.raw) == 0 {
@@ -186,6 +196,7 @@ type item struct {
 	info   *nix.PathInfo // of all others but msgEnd, msgAbort and msgFlush
 	offset int64         // of msgAdd and msgWant
 	base   nix.StorePath // of msgPatch, msgSign and msgUpdate
+	always bool          // of msgUpdate and msgSigned: a delta, however fast the link is
 	text   string        // of msgAbort
 	passed chan struct{} // of msgFlush: closed when it is taken
 }

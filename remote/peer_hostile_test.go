@@ -61,7 +61,7 @@ func TestPeerHostileServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := channel.RequestUpdate(object.Info, object.Info.Path); err != nil {
+			if err := channel.RequestUpdate(object.Info, object.Info.Path, true); err != nil {
 				t.Fatal(err)
 			}
 			var answering sync.WaitGroup

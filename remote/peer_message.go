@@ -36,8 +36,8 @@ const (
 	msgAtomic = 18 // number of paths: they become valid together or not at all
 	msgCommon = 19 // paths and NAR hashes: which of them are there as well?
 	msgThere  = 20 // for each of them 0 or 1
-	msgUpdate = 21 // channel, base, path info: its NAR, or a delta against the base, shall come in the channel
-	msgSigned = 22 // channel, path info: a base's signature follows in the channel; the same shall come
+	msgUpdate = 21 // channel, base, path info, 0 or 1: its NAR, or a delta against the base, shall come in the channel
+	msgSigned = 22 // channel, path info, 0 or 1: a base's signature follows in the channel; the same shall come
 )
 
 // Limits on messages.

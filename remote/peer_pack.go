@@ -61,6 +61,7 @@ type packer struct {
 	total  int           // and before
 	waited time.Duration // of it, for the link
 
+	link  float64 // bytes of messages a second that the link takes, at least; 0: not known
 	plain float64 // bytes a second without compression; 0: not known
 	rest  int     // periods without a further attempt
 	rests int     // that the last pause had
@@ -90,10 +91,20 @@ func (p *packer) observe(taken, sent int) {
 	}
 	p.total += p.passed
 	rate := float64(p.taken) / took.Seconds()
-	level := p.next(rate, float64(p.waited)/float64(took))
+	waited := float64(p.waited) / float64(took)
+	p.learn(rate, waited)
+	level := p.next(rate, waited)
 	p.since, p.taken, p.passed, p.waited = time.Now(), 0, 0, 0
 	p.stale = p.stale || level != p.level
 	p.level = level
+}
+
+// learn finds out how fast the link is: it is known when it was waited for, and at least
+// as fast as what has passed when not.
+func (p *packer) learn(rate, waited float64) {
+	if waited > 0.5 || rate > p.link {
+		p.link = rate
+	}
 }
 
 // next is the level after a period in which messages passed at rate, and that share of

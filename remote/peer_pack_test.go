@@ -76,6 +76,39 @@ func TestPackPeriod(t *testing.T) {
 	}
 }
 
+// TestLinkRate has periods with and without waiting for the link.
+func TestLinkRate(t *testing.T) {
+	p := new(packer)
+	for _, period := range []struct{ rate, waited, want float64 }{
+		{100, 0, 100}, // so fast at least
+		{50, 0.4, 100},
+		{200, 0.1, 200},
+		{150, 0.9, 150},
+		{120, 0.2, 150},
+	} {
+		if p.learn(period.rate, period.waited); p.link != period.want {
+			t.Errorf("after %+v the link has %f", period, p.link)
+		}
+	}
+}
+
+// TestKeepsUp has a server that has computed 16 MiB of deltas in a second.
+func TestKeepsUp(t *testing.T) {
+	p := peerServer{out: messageWriter{packer: new(packer)}}
+	p.pace.Begin(time.Unix(1, 0))
+	p.pace.End(time.Unix(2, 0), 16<<20)
+	for link, want := range map[float64]bool{0: true, 15 << 20: true, 17 << 20: false} {
+		p.out.packer.link = link
+		if got := p.keepsUp(item{}); got != want || !p.keepsUp(item{always: true}) {
+			t.Errorf("a link of %f bytes a second: a delta %t, want %t, and always where it must be", link, got, want)
+		}
+	}
+	p.out.packer = nil
+	if !p.keepsUp(item{}) {
+		t.Error("a link that is not known is taken for a fast one")
+	}
+}
+
 func TestIsDense(t *testing.T) {
 	if !isDense(noise(1, 64<<10)) {
 		t.Error("noise is not dense")

@@ -60,6 +60,7 @@ type peerServer struct {
 	over     chan struct{}        // closed when no channel does any more
 	bases    serverBases
 	memory   delta.Budget
+	pace     delta.Pace
 }
 
 // serve returns nil when the client has taken leave.

@@ -91,7 +91,7 @@ func peerStories() []peerStory {
 					return err
 				},
 				pullUpdate(before, after, func(channel *remote.Channel) error {
-					return channel.RequestUpdate(after.Info, before.Info.Path)
+					return channel.RequestUpdate(after.Info, before.Info.Path, false)
 				}),
 			},
 		},
@@ -100,7 +100,7 @@ func peerStories() []peerStory {
 			server: serveBases,
 			steps: []func(t *testing.T, p *remote.Peer) error{
 				pullUpdate(before, after, func(channel *remote.Channel) error {
-					return channel.RequestUpdateOf(after.Info, signatureOf(before, after.Info))
+					return channel.RequestUpdateOf(after.Info, signatureOf(before, after.Info), false)
 				}),
 			},
 		},

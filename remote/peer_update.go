@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/delta"
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -23,18 +24,27 @@ const (
 )
 
 // RequestUpdate is Request for a path of which an older one, base, is at both ends. What
-// comes is a NAR or a delta: see Arrival.IsDelta.
-func (c *Channel) RequestUpdate(info *nix.PathInfo, base nix.StorePath) error {
+// comes is a NAR or a delta: see Arrival.IsDelta. With always it is a delta also where the
+// link is faster than the far end computes one.
+func (c *Channel) RequestUpdate(info *nix.PathInfo, base nix.StorePath, always bool) error {
 	c.want(info.NARSize + 1)
 	fields := appendPathInfo(appendPath(slices.Clone(c.out.channel), base), info)
-	return c.p.out.sendNow(msgUpdate, fields)
+	return c.p.out.sendNow(msgUpdate, appendBool(fields, always))
+}
+
+func appendBool(b []byte, yes bool) []byte {
+	if yes {
+		return append(b, 1)
+	}
+	return append(b, 0)
 }
 
 // RequestUpdateOf is RequestUpdate for a base that is at this end only. sign writes its
 // signature, of at most MaxRequestSignature bytes; where it cannot, the NAR will come.
-func (c *Channel) RequestUpdateOf(info *nix.PathInfo, sign func(w io.Writer) error) error {
+func (c *Channel) RequestUpdateOf(info *nix.PathInfo, sign func(w io.Writer) error, always bool) error {
 	c.want(info.NARSize + 1)
-	if err := c.p.out.send(msgSigned, appendPathInfo(slices.Clone(c.out.channel), info), nil); err != nil {
+	fields := appendBool(appendPathInfo(slices.Clone(c.out.channel), info), always)
+	if err := c.p.out.send(msgSigned, fields, nil); err != nil {
 		return err
 	}
 	c.out.begin(MaxRequestSignature)
@@ -74,11 +84,7 @@ func (p *peerServer) takeCommon(ctx context.Context, m message) error {
 	}
 	var fields []byte
 	for _, base := range bases {
-		there := uint64(0)
-		if here[base] {
-			there = 1
-		}
-		fields = appendUvarint(fields, there)
+		fields = appendBool(fields, here[base])
 	}
 	return p.out.sendNow(msgThere, fields)
 }
@@ -117,6 +123,7 @@ func (p *peerServer) takeUpdate(ctx context.Context, m message) error {
 		i.base = m.payload.path(p.dir)
 	}
 	i.info = m.payload.pathInfo(p.dir)
+	i.always = m.payload.uvarint(1) == 1
 	if err := m.payload.end(); err != nil {
 		return err
 	}
@@ -133,6 +140,9 @@ func (p *peerServer) takeUpdate(ctx context.Context, m message) error {
 // giveUpdate sends a delta, or the whole where none can be had.
 func (p *peerServer) giveUpdate(ctx context.Context, out *channelWriter, in *inbox, i item) error {
 	encode, done, err := p.encoder(ctx, in, i)
+	if err == nil && !p.keepsUp(i) {
+		err = errors.Join(errors.New("the link is faster"), done())
+	}
 	if err != nil {
 		p.options.Logger.Debug("no delta", "path", i.info.Path, "reason", err)
 		out.begin(i.info.NARSize + 1)
@@ -145,6 +155,8 @@ func (p *peerServer) giveUpdate(ctx context.Context, out *channelWriter, in *inb
 		return err
 	}
 	defer release()
+	p.pace.Begin(time.Now())
+	defer func() { p.pace.End(time.Now(), i.info.NARSize) }()
 	out.begin(i.info.NARSize)
 	out.Write([]byte{answersDelta})
 	readErr, err := encodeNAR(out, encode, backendNAR{ctx, p.backend, i.info.Path})
@@ -153,6 +165,10 @@ func (p *peerServer) giveUpdate(ctx context.Context, out *channelWriter, in *inb
 	}
 	return out.end()
 }
+
+// keepsUp reports whether a delta is wanted in any case, or likely to be made before the
+// link has taken the whole.
+func (p *peerServer) keepsUp(i item) bool { return i.always || p.pace.Keeps(p.out.linkRate()) }
 
 // encoder returns what computes the delta that i asks for.
 func (p *peerServer) encoder(ctx context.Context, in *inbox, i item) (_ Encoder, done func() error, err error) {

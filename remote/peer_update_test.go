@@ -130,9 +130,9 @@ func TestPeerUpdate(t *testing.T) {
 			}
 			for range 2 {
 				if test.sign == nil {
-					err = channel.RequestUpdate(after.Info, before.Info.Path)
+					err = channel.RequestUpdate(after.Info, before.Info.Path, false)
 				} else {
-					err = channel.RequestUpdateOf(after.Info, test.sign)
+					err = channel.RequestUpdateOf(after.Info, test.sign, true)
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -170,8 +170,8 @@ func TestPeerUpdateDamagedSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	channel.RequestUpdate(after.Info, before.Info.Path)
-	channel.RequestUpdateOf(after.Info, signatureOf(before, after.Info))
+	channel.RequestUpdate(after.Info, before.Info.Path, false)
+	channel.RequestUpdateOf(after.Info, signatureOf(before, after.Info), false)
 	if _, _, err := readUpdate(t, channel, before, after); !errors.Is(err, nix.ErrDamaged) {
 		t.Errorf("error is %v, want one of damage", err)
 	}

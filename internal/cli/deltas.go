@@ -5,10 +5,12 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/delta"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/ui"
 	"github.com/copy-closure/copy-closure/remote"
 )
 
@@ -28,6 +30,8 @@ type deltas struct {
 	here   map[nix.StorePath]*nix.PathInfo // of the bases, those that are here as well
 	signed map[nix.StorePath]*signature    // by the path that is to be sent: bases only over there
 	memory delta.Budget
+	pace   delta.Pace
+	link   func() float64 // bytes a second, 0 if not known; nil where it does not matter
 }
 
 // A signature is on its way from the far end.
@@ -151,7 +155,7 @@ func (d *deltas) has(path nix.StorePath) bool {
 
 // patch returns what to send for a path, and false where that is the whole.
 func (d *deltas) patch(ctx context.Context, info *nix.PathInfo) (remote.Patch, bool) {
-	if !d.has(info.Path) {
+	if !d.has(info.Path) || !d.keepsUp(info) {
 		return remote.Patch{}, false
 	}
 	base := d.bases[info.Path]
@@ -173,6 +177,33 @@ func (d *deltas) patch(ctx context.Context, info *nix.PathInfo) (remote.Patch, b
 	return p, s.value != nil
 }
 
+// keepsUp reports whether a delta is likely to be made before the link has taken the whole.
+func (d *deltas) keepsUp(info *nix.PathInfo) bool {
+	if d.link == nil {
+		return true
+	}
+	link := d.link()
+	if d.pace.Keeps(link) {
+		return true
+	}
+	d.log.Info("sent as it is, as the link is faster than deltas are made", "path", info.Path,
+		"link", ui.Bytes(int64(link))+"/s", "deltas", ui.Bytes(int64(d.pace.Rate()))+"/s")
+	return false
+}
+
+// reserve waits until there is memory for a delta, and has its time measured until release.
+func (d *deltas) reserve(ctx context.Context, info *nix.PathInfo) (release func(), err error) {
+	free, err := d.memory.Reserve(ctx, info.NARSize)
+	if err != nil {
+		return nil, err
+	}
+	d.pace.Begin(time.Now())
+	return func() {
+		d.pace.End(time.Now(), info.NARSize)
+		free()
+	}, nil
+}
+
 // A storedNAR reads the NAR of a path here. The far end compares it with what it was
 // told.
 type storedNAR struct {
@@ -188,7 +219,7 @@ func (n storedNAR) WriteTo(w io.Writer) (int64, error) {
 
 // encodeAgainst computes a delta against a base that only the far end has.
 func (d *deltas) encodeAgainst(ctx context.Context, w io.Writer, nar io.Reader, s *signature, info *nix.PathInfo) error {
-	release, err := d.memory.Reserve(ctx, info.NARSize)
+	release, err := d.reserve(ctx, info)
 	if err != nil {
 		return err
 	}
@@ -206,7 +237,7 @@ func (d *deltas) encode(ctx context.Context, w io.Writer, nar io.Reader, base, i
 		return err
 	}
 	defer archive.Close()
-	release, err := d.memory.Reserve(ctx, info.NARSize)
+	release, err := d.reserve(ctx, info)
 	if err != nil {
 		return err
 	}

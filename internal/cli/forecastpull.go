@@ -62,8 +62,8 @@ func askForDeltas(ctx context.Context, peer *remote.Peer, store *localstore.Stor
 				return err
 			}
 			defer archive.Close()
-			return delta.Sign(w, archive, delta.MapReferences(base, info))
-		})
+			return delta.SignFor(w, archive, delta.MapReferences(base, info), info)
+		}, true)
 		if err != nil {
 			return sizes, err
 		}

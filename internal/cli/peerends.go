@@ -38,7 +38,7 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 				r.kept += source.kept(info)
 			}
 			if r.wantsDeltas(e.far) {
-				source.updates, err = newUpdates(ctx, source.peer, e.local.store, send, r.log)
+				source.updates, err = newUpdates(ctx, source.peer, e.local.store, send, r.forcesDeltas(), r.log)
 			}
 		}
 		e.source = source
@@ -77,6 +77,9 @@ func (r *copyRun) findThere(ctx context.Context, target *peerTarget, far *farEnd
 	if r.wantsDeltas(far) {
 		asking.Go(func() (err error) {
 			target.deltas, err = newDeltas(ctx, target.peer, target.store, send, r.log)
+			if err == nil && !r.forcesDeltas() {
+				target.deltas.link = target.peer.LinkRate
+			}
 			return err
 		})
 	}
@@ -116,10 +119,14 @@ func (r *copyRun) peerOptions(far *farEnd) remote.PeerOptions {
 }
 
 // wantsDeltas reports whether a delta is likely to be made faster than the link takes
-// the whole.
+// the whole. What is measured later may tell otherwise.
 func (r *copyRun) wantsDeltas(far *farEnd) bool {
 	return r.delta == "always" || r.delta == "auto" && !isNear(far.conn)
 }
+
+// forcesDeltas reports whether deltas are wanted however fast the link is. Where it is
+// limited its speed says nothing.
+func (r *copyRun) forcesDeltas() bool { return r.delta == "always" || r.limit != 0 }
 
 // A peerTarget gives NARs to a far end in our own protocol.
 type peerTarget struct {

@@ -18,6 +18,7 @@ import (
 type updates struct {
 	store  *localstore.Store
 	log    *slog.Logger
+	always bool                   // also where the link is faster
 	common map[nix.StorePath]bool // bases that are over there as well
 
 	mu    sync.Mutex
@@ -26,8 +27,8 @@ type updates struct {
 
 // newUpdates looks for bases here, and asks the far end which of them it has. That costs a
 // round trip where there are any.
-func newUpdates(ctx context.Context, peer *remote.Peer, store *localstore.Store, infos []*nix.PathInfo, log *slog.Logger) (*updates, error) {
-	u := &updates{store: store, log: log}
+func newUpdates(ctx context.Context, peer *remote.Peer, store *localstore.Store, infos []*nix.PathInfo, always bool, log *slog.Logger) (*updates, error) {
+	u := &updates{store: store, always: always, log: log}
 	wants := worthDeltas(infos)
 	if len(wants) == 0 {
 		return u, nil
@@ -79,7 +80,7 @@ func (u *updates) take(path nix.StorePath) (base *nix.PathInfo, tried bool) {
 // request asks for a path, with the signature of its base where only this end has that.
 func (u *updates) request(ctx context.Context, channel *remote.Channel, r narRequest) error {
 	if u.common[r.base.Path] {
-		return channel.RequestUpdate(r.info, r.base.Path)
+		return channel.RequestUpdate(r.info, r.base.Path, u.always)
 	}
 	return channel.RequestUpdateOf(r.info, func(w io.Writer) error {
 		archive, err := u.store.OpenArchive(ctx, r.base.Path)
@@ -88,7 +89,7 @@ func (u *updates) request(ctx context.Context, channel *remote.Channel, r narReq
 		}
 		defer archive.Close()
 		return delta.SignFor(w, archive, delta.MapReferences(r.base, r.info), r.info)
-	})
+	}, u.always)
 }
 
 // open returns the NAR of a path that was asked for as a delta.
