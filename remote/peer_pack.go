@@ -72,7 +72,7 @@ func newPacker(p Packing) *packer {
 	case PackIfSlow:
 		return &packer{since: time.Now()}
 	case PackAtOnce:
-		return &packer{level: 2, since: time.Now()}
+		return &packer{level: 1, since: time.Now()}
 	}
 	return nil
 }
