@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -17,6 +18,8 @@ import (
 
 // A body is a NAR on its way to a client.
 type body struct {
+	store  ServedStore
+	known  *verdicts
 	info   *nix.PathInfo
 	part   byteRange // of the NAR
 	status int
@@ -36,9 +39,9 @@ func (b *body) header(res *response) {
 }
 
 // identity sends the NAR as it is. apart hashes it on a goroutine of its own.
-func (b *body) identity(ctx context.Context, store ServedStore, res *response, apart bool) error {
+func (b *body) identity(ctx context.Context, res *response, apart bool) error {
 	w := &window{w: res, part: b.part, start: func() { b.header(res) }}
-	err := b.write(ctx, store, w, apart)
+	err := b.write(ctx, w, apart)
 	if errors.Is(err, errEnough) {
 		return nil
 	}
@@ -46,7 +49,7 @@ func (b *body) identity(ctx context.Context, store ServedStore, res *response, a
 }
 
 // encoded sends all of it, compressed.
-func (b *body) encoded(ctx context.Context, store ServedStore, res *response, e *zstd.Encoder) error {
+func (b *body) encoded(ctx context.Context, res *response, e *zstd.Encoder) error {
 	w := &window{w: res, part: byteRange{0, 1 << 62}, start: func() {
 		h := res.Header()
 		h.Set("ETag", b.etag[:len(b.etag)-1]+`-zstd"`)
@@ -54,7 +57,7 @@ func (b *body) encoded(ctx context.Context, store ServedStore, res *response, e 
 		res.WriteHeader(http.StatusOK)
 	}}
 	e.Reset(w)
-	if err := b.write(ctx, store, e, true); err != nil {
+	if err := b.write(ctx, e, true); err != nil {
 		return err
 	}
 	return e.Close()
@@ -62,18 +65,13 @@ func (b *body) encoded(ctx context.Context, store ServedStore, res *response, e 
 
 // write writes the NAR to w, but its last byte only if all of it is what the store
 // promises: so that what is damaged never looks complete.
-func (b *body) write(ctx context.Context, store ServedStore, w io.Writer, apart bool) error {
-	digest := sha256.New()
-	sum := func() []byte { return digest.Sum(nil) }
-	c := &checker{w: w, hash: digest, info: b.info, left: b.info.NARSize}
-	if apart {
-		hasher := nar.NewHasher(digest)
-		c.hash, sum = hasher, hasher.Sum
-	}
-	err := store.WriteNAR(ctx, c, b.info.Path)
-	hash := nix.SHA256Hash([sha256.Size]byte(sum()))
-	if err == nil {
-		err = b.info.CheckNAR(hash, b.info.NARSize-c.left)
+func (b *body) write(ctx context.Context, w io.Writer, apart bool) error {
+	c := &checker{w: w, hash: io.Discard, info: b.info, left: b.info.NARSize}
+	var err error
+	if mark, ok := b.known.get(b.info); ok {
+		err = b.compared(ctx, c, mark)
+	} else {
+		err = b.hashed(ctx, c, apart)
 	}
 	if err == nil {
 		_, err = w.Write(c.last[:])
@@ -82,6 +80,48 @@ func (b *body) write(ctx context.Context, store ServedStore, w io.Writer, apart 
 		return fmt.Errorf("%s: %w", b.info.Path, err)
 	}
 	return nil
+}
+
+// hashed passes on the NAR and hashes it, apart on a goroutine of its own.
+func (b *body) hashed(ctx context.Context, c *checker, apart bool) error {
+	begun := time.Now()
+	digest := sha256.New()
+	sum := func() []byte { return digest.Sum(nil) }
+	c.hash = digest
+	if apart {
+		hasher := nar.NewHasher(digest)
+		c.hash, sum = hasher, hasher.Sum
+	}
+	var mark nar.Mark
+	var err error
+	marking, marks := b.store.(MarkingStore)
+	if marks {
+		mark, err = marking.WriteMarkedNAR(ctx, c, b.info.Path)
+	} else {
+		err = b.store.WriteNAR(ctx, c, b.info.Path)
+	}
+	hash := nix.SHA256Hash([sha256.Size]byte(sum()))
+	if err == nil {
+		err = b.info.CheckNAR(hash, b.info.NARSize-c.left)
+	}
+	if err == nil && marks {
+		b.known.put(b.info, mark, begun)
+	}
+	return err
+}
+
+// compared passes on a NAR that was right when it had that mark. Where it has another
+// now, it may still be right: the client that asks for the rest gets it when that is
+// known.
+func (b *body) compared(ctx context.Context, c *checker, known nar.Mark) error {
+	mark, err := b.store.(MarkingStore).WriteMarkedNAR(ctx, c, b.info.Path)
+	if err == nil && (mark != known || c.left > 0) {
+		err = fmt.Errorf("%w: it has changed since it was hashed", nix.ErrDamaged)
+	}
+	if errors.Is(err, nix.ErrDamaged) {
+		b.known.forget(b.info)
+	}
+	return err
 }
 
 // A checker hashes what is written to it and keeps the last byte back.

@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
 	"github.com/copy-closure/copy-closure/substitute"
@@ -315,6 +316,73 @@ func TestServeDamaged(t *testing.T) {
 		}
 		server.Close()
 	}
+}
+
+// A markedStore says that its paths are in the state of a mark.
+type markedStore struct {
+	*liveStore
+	mark nar.Mark
+}
+
+func (s *markedStore) WriteMarkedNAR(ctx context.Context, w io.Writer, p nix.StorePath) (nar.Mark, error) {
+	return s.mark, s.WriteNAR(ctx, w, p)
+}
+
+// TestServeHashedBefore has a NAR that was hashed when it was sent hashed again only when
+// its path has changed.
+func TestServeHashedBefore(t *testing.T) {
+	o := bigObject()
+	fresh := freshMark(t)
+	const complete, broken = http.StatusOK, -1
+	for _, test := range []struct {
+		name          string
+		first, second nar.Mark
+		damage        bool
+		want          [2]int // of the second request, and of one more
+	}{
+		{name: "unchanged", want: [2]int{complete, complete}},
+		{name: "unchanged, as far as can be told", damage: true, want: [2]int{complete, complete}},
+		{name: "changed", second: fresh, want: [2]int{broken, complete}},
+		{name: "changed and damaged", second: fresh, damage: true, want: [2]int{broken, broken}},
+		{name: "too fresh", first: fresh, second: fresh, damage: true, want: [2]int{broken, broken}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := &markedStore{newLiveStore(o), test.first}
+			s := substitute.NewStoreServer(store, substitute.StoreOptions{Zstd: true}, substitute.ServerOptions{})
+			target := narURL(t, s, o)
+			if res := do(s, "GET", target); res.Code != complete {
+				t.Fatalf("first request: %d", res.Code)
+			}
+			store.mark = test.second
+			if test.damage {
+				store.Damage(o.Info.Path, len(o.NAR)/2)
+			}
+			for i, coding := range []string{"identity", "zstd"} {
+				if res := do(s, "GET", target, "Accept-Encoding", coding); res.Code != test.want[i] {
+					t.Errorf("request %d: %d, want %d", i+2, res.Code, test.want[i])
+				}
+			}
+		})
+	}
+}
+
+// freshMark is that of a file just written.
+func freshMark(t *testing.T) nar.Mark {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	mark, err := nar.DumpMarkedAt(t.Context(), io.Discard, d, "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mark
 }
 
 func TestServeListing(t *testing.T) {

@@ -50,6 +50,7 @@ type storeCache struct {
 	options  StoreOptions
 	encoders encoders // nil: none
 	narInfos textCache
+	known    verdicts
 }
 
 // For how long answers may be kept. Signatures may come later, and paths go.
@@ -201,7 +202,7 @@ func (c *storeCache) nar(s *Server, res *response, r *http.Request, n *NARInfo) 
 		plain(res, http.StatusRequestedRangeNotSatisfiable, "there is no such part of it")
 		return nil
 	}
-	plan := body{info: &n.PathInfo, part: byteRange{0, n.NARSize}, status: http.StatusOK, etag: etag}
+	plan := body{store: c.store, known: &c.known, info: &n.PathInfo, part: byteRange{0, n.NARSize}, status: http.StatusOK, etag: etag}
 	if part != nil {
 		plan.part, plan.status = *part, http.StatusPartialContent
 	}
@@ -218,10 +219,10 @@ func (c *storeCache) nar(s *Server, res *response, r *http.Request, n *NARInfo) 
 		if part == nil && accepts(r, "zstd") {
 			if e := c.encoders.take(); e != nil {
 				defer c.encoders.put(e)
-				return plan.encoded(ctx, c.store, res, e)
+				return plan.encoded(ctx, res, e)
 			}
 		}
-		return plan.identity(ctx, c.store, res, !s.crowded())
+		return plan.identity(ctx, res, !s.crowded())
 	})
 }
 

@@ -16,31 +16,45 @@ import (
 // with what the database promises. Part of them may have been written when it
 // fails; the error wraps nix.ErrNotValid if p is not valid.
 func (s *Store) WriteNAR(ctx context.Context, w io.Writer, p nix.StorePath) error {
-	valid, err := s.ValidPaths(ctx, []nix.StorePath{p})
-	if err != nil {
+	if err := s.checkValid(ctx, p); err != nil {
 		return err
 	}
-	if len(valid) == 0 {
-		return fmt.Errorf("%s: %w", p, nix.ErrNotValid)
-	}
 	return s.dump(ctx, w, p)
+}
+
+// WriteMarkedNAR is WriteNAR, and marks the state of what it has read.
+func (s *Store) WriteMarkedNAR(ctx context.Context, w io.Writer, p nix.StorePath) (mark nar.Mark, err error) {
+	if err := s.checkValid(ctx, p); err != nil {
+		return mark, err
+	}
+	mark, err = nar.DumpMarkedAt(ctx, w, s.dir, p.Base())
+	return mark, damaged(err)
 }
 
 // OpenArchive returns the NAR of the valid path p, to be read anywhere. The error
 // wraps nix.ErrNotValid if p is not valid.
 func (s *Store) OpenArchive(ctx context.Context, p nix.StorePath) (*nar.Tree, error) {
-	valid, err := s.ValidPaths(ctx, []nix.StorePath{p})
-	if err != nil {
+	if err := s.checkValid(ctx, p); err != nil {
 		return nil, err
-	}
-	if len(valid) == 0 {
-		return nil, fmt.Errorf("%s: %w", p, nix.ErrNotValid)
 	}
 	return nar.IndexAt(ctx, s.dir, p.Base())
 }
 
+// checkValid returns an error that wraps nix.ErrNotValid if p is not valid.
+func (s *Store) checkValid(ctx context.Context, p nix.StorePath) error {
+	valid, err := s.ValidPaths(ctx, []nix.StorePath{p})
+	if err == nil && len(valid) == 0 {
+		err = fmt.Errorf("%s: %w", p, nix.ErrNotValid)
+	}
+	return err
+}
+
 func (s *Store) dump(ctx context.Context, w io.Writer, p nix.StorePath) error {
-	err := nar.DumpAt(ctx, w, s.dir, p.Base())
+	return damaged(nar.DumpAt(ctx, w, s.dir, p.Base()))
+}
+
+// damaged says so of a path that is valid and not there as a tree.
+func damaged(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, nar.ErrSpecial) {
 		// The database promises something else.
 		err = fmt.Errorf("%w: %w", nix.ErrDamaged, err)

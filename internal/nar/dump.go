@@ -35,7 +35,7 @@ var spare = make(chan struct{}, 64)
 // caller's, and never after Dump has returned. When Dump fails, part of the
 // archive may have been written. A Write that blocks is not interrupted by ctx.
 func Dump(ctx context.Context, w io.Writer, path string) error {
-	return dump(ctx, w, unix.AT_FDCWD, path, path)
+	return dump(ctx, w, unix.AT_FDCWD, path, path, nil)
 }
 
 // DumpAt does the same for a name in an open directory.
@@ -45,13 +45,13 @@ func DumpAt(ctx context.Context, w io.Writer, dir *os.File, name string) error {
 		return pathError("dump", path, err)
 	}
 	defer runtime.KeepAlive(dir)
-	return dump(ctx, w, int(dir.Fd()), name, path)
+	return dump(ctx, w, int(dir.Fd()), name, path, nil)
 }
 
-func dump(ctx context.Context, w io.Writer, dir int, name, path string) error {
+func dump(ctx context.Context, w io.Writer, dir int, name, path string, m *marker) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := &dumper{ctx: ctx, cancel: cancel, w: w}
+	d := &dumper{ctx: ctx, cancel: cancel, w: w, marker: m}
 	d.segment = d.newSegment()
 	d.segment.buf = append(d.segment.buf, archiveStart...)
 	parent := &sourceDir{fd: dir, path: strings.TrimSuffix(path, name), borrowed: true}
@@ -67,6 +67,7 @@ type dumper struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // with the first error
 	w       io.Writer
+	marker  *marker // nil: nothing is noted down
 	dirents []byte
 
 	segment *segment // that the walk is adding to
@@ -86,6 +87,10 @@ type segment struct {
 	err   error
 	done  chan struct{} // receives when the steps are taken
 	link  [MaxTarget + 1]byte
+
+	marked bool   // the tree gets a Mark
+	notes  []byte // for it
+	newest int64
 }
 
 // A step adds a piece to an archive. Those of directories are ready: tokens.
@@ -206,7 +211,7 @@ func (d *dumper) takeSpare() bool {
 
 func (d *dumper) newSegment() *segment {
 	d.made++
-	return &segment{done: make(chan struct{}, 1)}
+	return &segment{done: make(chan struct{}, 1), marked: d.marker != nil}
 }
 
 func (d *dumper) handOn() {
@@ -284,6 +289,9 @@ func (d *dumper) write(s *segment) {
 		if s.err != nil {
 			d.cancel(s.err)
 		}
+		if s.marked {
+			d.marker.add(s)
+		}
 	}
 	for _, step := range s.steps {
 		if step.dir != nil {
@@ -292,6 +300,7 @@ func (d *dumper) write(s *segment) {
 	}
 	clear(s.steps)
 	s.steps, s.taken, s.buf, s.err = s.steps[:0], 0, s.buf[:0], nil
+	s.notes, s.newest = s.notes[:0], 0
 }
 
 // fill takes the segment's steps until buf is full. If out is not nil, all steps
@@ -303,6 +312,7 @@ func (s *segment) fill(out func([]byte) error) {
 		switch {
 		case step.dir == nil:
 			s.buf = append(s.buf, step.tokens...)
+			s.note(step.tokens)
 		case step.kind == unix.S_IFLNK:
 			s.err = s.symlink(step)
 		default:
@@ -322,6 +332,8 @@ func (s *segment) symlink(step *step) error {
 	}
 	s.begin(step)
 	s.buf = appendSymlink(s.buf, string(target))
+	s.note(step.name)
+	s.note(string(target))
 	s.end(step)
 	return nil
 }
@@ -355,6 +367,10 @@ func (s *segment) regular(step *step, out func([]byte) error) (bool, error) {
 	}
 	s.buf = appendPadding(s.buf, st.Size)
 	s.end(step)
+	s.note(step.name)
+	if err == nil {
+		err = s.noteFile(fd)
+	}
 	return true, err
 }
 
