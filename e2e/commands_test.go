@@ -173,6 +173,7 @@ func cmdSshd(s script, args []string) error {
 	flags.BoolVar(&config.NoSFTP, "no-sftp", false, "")
 	noExec := flags.Bool("noexec", false, "")
 	userName := flags.String("user", "", "")
+	shell := flags.String("shell", "/bin/sh", "")
 	flags.StringVar(&config.Address, "address", "", "")
 	flags.Func("option", "", func(line string) error {
 		config.Options = append(config.Options, line)
@@ -182,7 +183,7 @@ func cmdSshd(s script, args []string) error {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME]] [-no-sftp] [-address IP] [-option LINE] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME [-shell FILE]]] [-no-sftp] [-address IP] [-option LINE] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++
@@ -208,7 +209,7 @@ func cmdSshd(s script, args []string) error {
 		}
 		home := config.Dir
 		if *userName != "" {
-			user, err := harness.NewUser(filepath.Join(config.Dir, "user"), *userName, testPassword)
+			user, err := harness.NewUser(filepath.Join(config.Dir, "user"), *userName, testPassword, *shell)
 			if err != nil {
 				return err
 			}

@@ -23,9 +23,9 @@ const userScript = `for f in passwd shadow group; do mount --bind "$0/$f" "/etc/
 if [ -d /etc/sudoers.d ]; then mount --bind "$0/sudoers.d" /etc/sudoers.d || exit; fi
 exec "$@"`
 
-// NewUser makes a user with a home and a password, and another home for root. What lies in
+// NewUser makes a user with a home, a password and a login shell, and another home for root. What lies in
 // sudoers.d below dir is in force for sudo.
-func NewUser(dir, name, password string) (*User, error) {
+func NewUser(dir, name, password, shell string) (*User, error) {
 	u := &User{name, dir}
 	hash, err := exec.Command("openssl", "passwd", "-6", password).Output()
 	if err != nil {
@@ -36,7 +36,7 @@ func NewUser(dir, name, password string) (*User, error) {
 		os.Mkdir(u.Home(), 0o700),
 		os.Chown(u.Home(), userID, userID),
 		os.Mkdir(filepath.Join(dir, "root"), 0o700),
-		u.extend("passwd", 0o644, fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", name, userID, userID, u.Home())),
+		u.extend("passwd", 0o644, fmt.Sprintf("%s:x:%d:%d::%s:%s\n", name, userID, userID, u.Home(), shell)),
 		u.extend("shadow", 0o600, fmt.Sprintf("%s:%s:20000::::::\n", name, bytes.TrimSpace(hash))),
 		u.extend("group", 0o644, fmt.Sprintf("%s:x:%d:\n", name, userID)),
 	)
