@@ -3,14 +3,12 @@ package remote
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,10 +22,6 @@ const cmdPeer = 0x72656570 // "peer"
 
 const (
 	peerVersion = 1
-
-	// offerMarker begins the line before the greeting in which our server offers
-	// the peer protocol: version, and words of which unknown ones mean nothing.
-	offerMarker = "@copy-closure-peer "
 
 	// PeerVariable in our server's environment says what the client wants of it. So
 	// does the assignment in a command that a forced command came in place of.
@@ -51,66 +45,6 @@ const (
 	farWindow  = 32 << 20
 	maxWindow  = 64 << 20
 )
-
-// An offer is what a server tells of its peer protocol.
-type offer struct {
-	version  int
-	inOrder  bool   // paths must come behind their references
-	refuses  bool   // paths without a trusted key's signature
-	atomic   bool   // paths can become valid together
-	foresees bool   // what caches have can be asked
-	token    []byte // for further lanes; nil: none can be had
-}
-
-func (o offer) line() string {
-	words := []string{fmt.Sprint(o.version)}
-	if o.inOrder {
-		words = append(words, "in-order")
-	}
-	if o.refuses {
-		words = append(words, "untrusted")
-	}
-	if o.atomic {
-		words = append(words, "atomic")
-	}
-	if o.foresees {
-		words = append(words, "foresees")
-	}
-	if o.token != nil {
-		words = append(words, "join="+hex.EncodeToString(o.token))
-	}
-	return offerMarker + strings.Join(words, " ") + "\n"
-}
-
-// parseOffer reads what follows the marker. Whoever makes no sense offers nothing.
-func parseOffer(text string) offer {
-	var o offer
-	words := strings.Fields(text)
-	if len(words) == 0 {
-		return o
-	}
-	if _, err := fmt.Sscanf(words[0], "%d", &o.version); err != nil || o.version < 1 {
-		return offer{}
-	}
-	for _, word := range words[1:] {
-		token, join := strings.CutPrefix(word, "join=")
-		switch {
-		case word == "in-order":
-			o.inOrder = true
-		case word == "untrusted":
-			o.refuses = true
-		case word == "atomic":
-			o.atomic = true
-		case word == "foresees":
-			o.foresees = true
-		case join:
-			if b, err := hex.DecodeString(token); err == nil && len(b) == tokenSize {
-				o.token = b
-			}
-		}
-	}
-	return o
-}
 
 // A Peer is copy-closure at the far end, spoken to in its own protocol. Paths go
 // through channels, of which several may be at work at once. Its methods may be

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -73,9 +74,12 @@ func FuzzPathInfoMessage(f *testing.F) {
 
 func TestOffer(t *testing.T) {
 	token := bytes.Repeat([]byte{7}, tokenSize)
-	for _, o := range []offer{{version: 1}, {version: 2, inOrder: true}, {version: 1, refuses: true}, {version: 1, foresees: true}, {version: 1, token: token}} {
+	for _, o := range []offer{
+		{version: 1}, {version: 2, inOrder: true}, {version: 1, refuses: true, atomic: true}, {version: 1, foresees: true},
+		{version: 1, token: token}, {version: 1, room: &Room{Bytes: 5, Files: 7}}, {version: 1, room: &Room{Bytes: 5, FileSystem: "zfs"}},
+	} {
 		line, ok := strings.CutPrefix(o.line(), offerMarker)
-		if got := parseOffer(line); !ok || got.version != o.version || got.inOrder != o.inOrder || got.refuses != o.refuses || got.foresees != o.foresees || !bytes.Equal(got.token, o.token) {
+		if got := parseOffer(line); !ok || !reflect.DeepEqual(got, o) {
 			t.Errorf("%q is read as %+v", o.line(), got)
 		}
 	}
@@ -84,7 +88,7 @@ func TestOffer(t *testing.T) {
 			t.Errorf("%q is read as %+v, want nothing", text, got)
 		}
 	}
-	if got := parseOffer("1 later join=zz"); got.version != 1 || got.token != nil {
+	if got := parseOffer("1 later join=zz room=-1,2,x room=many"); got.version != 1 || got.token != nil || got.room != nil {
 		t.Errorf("unknown words: %+v", got)
 	}
 }

@@ -21,6 +21,9 @@ func (s *server) offer() offer {
 	if s.options.Meeting != nil {
 		o.token = s.options.Meeting.Token()
 	}
+	if s.options.Room != nil {
+		o.room = s.options.Room()
+	}
 	return o
 }
 

@@ -35,7 +35,10 @@ func parseRoom(figures string) *Room {
 func (s *sessions) Room() *Room {
 	select {
 	case <-s.first.greeted:
-		return s.first.prelude.room
+		if room := s.first.prelude.room; room != nil {
+			return room
+		}
+		return s.first.prelude.offer.room
 	default:
 		return nil
 	}

@@ -97,6 +97,7 @@ type ServerOptions struct {
 	Meeting     Meeting                   // takes further lanes of that; nil: there can be none
 	InOrder     bool                      // the importer wants references before referrers
 	Untrusted   bool                      // tell the client of the peer protocol that unsigned paths are refused
+	Room        func() *Room              // tells a client of the peer protocol what is free; nil: nobody
 	Atomic      bool                      // the importer is an AtomicImporter
 	Foresees    bool                      // the Substituter is a SearchingSubstituter; offered with Peer
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing

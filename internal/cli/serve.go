@@ -180,6 +180,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Trust:   r.trust,
 		InOrder: b.local.nix != nil,
 		Atomic:  b.local.nix == nil,
+		Room:    b.local.room,
 		Logger:  p.log,
 
 		Foresees:    b.local.nix == nil,
