@@ -253,19 +253,58 @@ type farSubstituter struct {
 	store *remote.Store
 }
 
+// open opens the session if there is none.
+func (s *farSubstituter) open(ctx context.Context) error {
+	if s.store != nil {
+		return nil
+	}
+	end := s.far.end
+	end.Access = remote.Write
+	store, err := remote.Open(ctx, s.far.farHost, end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
+	if err != nil {
+		return err
+	}
+	s.store = store
+	s.far.further = append(s.far.further, store)
+	return nil
+}
+
 // Substitute implements closure.SubstitutingTarget.
 func (s *farSubstituter) Substitute(ctx context.Context, paths []nix.StorePath) ([]nix.StorePath, error) {
-	if s.store == nil {
-		var err error
-		end := s.far.end
-		end.Access = remote.Write
-		s.store, err = remote.Open(ctx, s.far.farHost, end, remote.Options{StoreDir: storeDir(), Logger: s.run.log})
-		if err != nil {
-			return nil, err
-		}
-		s.far.further = append(s.far.further, s.store)
+	if err := s.open(ctx); err != nil {
+		return nil, err
 	}
 	return s.store.ValidPaths(ctx, paths, true, true)
+}
+
+// openThere prepares a push in which the far end substitutes. Where it has said itself
+// what its caches have and takes no further session for that, it substitutes here and
+// now, in the first, and plan is what is left.
+func (r *copyRun) openThere(ctx context.Context, plan *closure.Plan, e ends, caches *cacheSource) (*farSubstituter, error) {
+	there := &farSubstituter{run: r, far: e.far}
+	if r.pull || caches != nil || len(plan.Fetch) == 0 {
+		return there, nil
+	}
+	err := there.open(ctx)
+	if err == nil {
+		return there, nil
+	}
+	r.log.Info("the far end takes no further session, it substitutes first", "reason", err)
+	paths := make([]nix.StorePath, len(plan.Fetch))
+	for i, offer := range plan.Fetch {
+		paths[i] = offer.Info.Path
+	}
+	valid, err := e.far.ValidPaths(ctx, paths, true, true)
+	if err != nil {
+		return nil, err
+	}
+	came := new(arrivals)
+	for _, p := range valid {
+		came.add(p, true)
+	}
+	came.correct(plan, true)
+	plan.Send, err = closure.Sort(plan.Send)
+	return there, err
 }
 
 // arrivals are the paths that came from caches.

@@ -254,8 +254,11 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	}
 	e.far.conn.Widen(ctx, min(r.connections, lanes))
 	r.log.Info("copying", "paths", len(plan.Send), "bytes", plan.SendBytes(), "sessions", lanes)
+	there, err := r.openThere(ctx, plan, e, caches)
+	if err != nil {
+		return err
+	}
 	if store, ok := e.far.protocolStore.(*remote.Store); ok && store.OffersPeer() && len(plan.Send) > 0 {
-		var err error
 		if lanes, err = r.speakPeer(ctx, store, &e, plan.Send, lanes); err != nil {
 			return err
 		}
@@ -275,9 +278,9 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	if r.pull {
 		o.Caches, o.CacheLanes = caches, cacheLanes
 	} else {
-		o.There = &farSubstituter{run: r, far: e.far}
+		o.There = there
 	}
-	err := closure.Copy(ctx, plan, e.source, e.target, o)
+	err = closure.Copy(ctx, plan, e.source, e.target, o)
 	fetched.correct(plan, !r.pull)
 	return err
 }
