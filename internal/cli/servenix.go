@@ -55,8 +55,8 @@ func (im *nixImporter) Add(ctx context.Context, info *nix.PathInfo, nar io.Reade
 	im.pending.Add(1)
 	content := &io.LimitedReader{R: nar, N: info.NARSize}
 	err := im.lane.Add(ctx, info, wholeNAR{content}, func(err error) {
-		if far, ok := errors.AsType[*remote.FarError](err); ok {
-			err = far // the client names the path
+		if far, its := errors.Unwrap(err).(*remote.FarError); its { // not of what it was sent
+			err = fmt.Errorf("the Nix daemon: %w", far) // the client names the path
 		}
 		done(err)
 		im.pending.Done()
