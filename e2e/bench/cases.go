@@ -97,6 +97,14 @@ var allCases = []benchCase{
 		title: "upgrade, references changed, 450 MB, base there: push", source: rebuilt(false), before: &rebuiltBefore, ours: true,
 		tools: []tool{us}, wire: 3 * mb,
 	}.run},
+	{"rebuilt-pull", copyCase{
+		title: "upgrade, references changed, 450 MB, base at both ends: pull", source: rebuilt(true), before: &rebuiltBefore, ours: true, pull: true,
+		tools: []tool{us}, wire: mb / 2,
+	}.run},
+	{"rebuilt-here", copyCase{
+		title: "upgrade, references changed, 450 MB, base here: pull", source: rebuilt(false), before: &rebuiltBefore, ours: true, pull: true,
+		tools: []tool{us}, wire: 3 * mb,
+	}.run},
 	{"rebuilt-slow", copyCase{
 		title: "upgrade, references changed, 450 MB, 20 Mbit/s, 100 ms: push", source: rebuilt(true), before: &rebuiltBefore, ours: true,
 		tools: []tool{us, brief(nixCopyClosure)}, rtt: farAway, rate: slow, atMost: 6 * time.Second,
