@@ -271,9 +271,7 @@ func (l *lane) copyPath(ctx context.Context, t *task) error {
 	if l.by == bySource {
 		nar.limit = l.Limit
 	}
-	if p, ok := contents.(PartialNAR); ok {
-		nar.there, nar.partial = p.Kept(), true
-	}
+	_, nar.partial = contents.(PartialNAR)
 	l.added++
 	err = l.to.Add(ctx, t.info, nar, func(err error) {
 		if err != nil {

@@ -25,16 +25,7 @@ type checkedNAR struct {
 
 	unhashed bool  // the destination hashes it
 	passed   int64 // bytes
-	there    int64 // of the next ones, that the destination has
 	partial  bool  // the source has made it of what the destination has
-}
-
-// Have tells a NAR that Copy has given to a TargetLane that the target has its first size
-// bytes: they are only read to be checked, and no limit counts them.
-func Have(nar NAR, size int64) {
-	if n, ok := nar.(*checkedNAR); ok {
-		n.there = size
-	}
 }
 
 // A sourceError is that of the source, where a NAR was read and written at once.
@@ -71,9 +62,6 @@ func (n *checkedNAR) pass(size int) error {
 	n.meter.Bytes(size)
 	n.passed += int64(size)
 	n.count(size)
-	there := int(min(n.there, int64(size)))
-	n.there -= int64(there)
-	size -= there
 	if n.limit == nil {
 		return context.Cause(n.ctx)
 	}

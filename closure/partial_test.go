@@ -5,8 +5,6 @@ import (
 	"errors"
 	"testing"
 
-	"golang.org/x/time/rate"
-
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
@@ -33,7 +31,7 @@ func (l partialLane) Next(ctx context.Context) (closure.NAR, error) {
 
 type partialNAR struct{ closure.NAR }
 
-func (partialNAR) Kept() int64 { return 100 }
+func (partialNAR) MayBeWrong() {}
 
 // TestPartialNAR delivers wrong beginnings: those paths come once more, and only a source
 // that has them wrong itself fails.
@@ -71,39 +69,5 @@ func TestPartialNAR(t *testing.T) {
 				t.Error(err)
 			}
 		})
-	}
-}
-
-// A havingTarget has all of a NAR but its last bytes.
-type havingTarget struct{ *strictTarget }
-
-func (t havingTarget) OpenLane(ctx context.Context) (closure.TargetLane, error) {
-	lane, err := t.strictTarget.OpenLane(ctx)
-	return havingLane{lane}, err
-}
-
-type havingLane struct{ closure.TargetLane }
-
-func (l havingLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
-	closure.Have(nar, info.NARSize-50)
-	return l.TargetLane.Add(ctx, info, nar, done)
-}
-
-// TestHaveIsNotLimited copies a path of which all but a few bytes are there, at a rate at
-// which the whole would take for ever.
-func TestHaveIsNotLimited(t *testing.T) {
-	o := nixtest.Source("large", nixtest.Node{Content: string(make([]byte, 1<<20))})
-	source, target := nixtest.NewStore(o), havingTarget{&strictTarget{Store: nixtest.NewStore()}}
-	all, err := closure.Walk(t.Context(), memorySource{source}, []nix.StorePath{o.Info.Path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan, err := closure.Negotiate(t.Context(), all, memorySource{source}, target, closure.Terms{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	limit := rate.NewLimiter(1, 100)
-	if err := closure.Copy(t.Context(), plan, memorySource{source}, target, closure.CopyOptions{Limit: limit}); err != nil {
-		t.Error(err)
 	}
 }

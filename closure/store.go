@@ -79,8 +79,7 @@ type PartialSource interface {
 // turns out to be wrong, a TolerantTarget gets the path from the same source once more.
 type PartialNAR interface {
 	NAR
-	// Kept is how many bytes at its beginning the destination has kept of it.
-	Kept() int64
+	MayBeWrong()
 }
 
 // A Target is a store that paths are copied to. Its methods may be called

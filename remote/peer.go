@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
 )
@@ -106,6 +108,7 @@ func (s *Store) Trust(ctx context.Context) (Trust, error) {
 type PeerOptions struct {
 	Far     bool // more is kept under way, at the price of memory
 	Packing Packing
+	Limit   *rate.Limiter // of bytes on the link in a second; nil: none
 }
 
 // InOrder reports whether a path can be added only behind its references.
@@ -119,8 +122,11 @@ func (s *Store) OpenPeer(ctx context.Context, o PeerOptions) (*Peer, error) {
 	if o.Far {
 		window = farWindow
 	}
+	if o.Limit != nil {
+		window = max(maxFrame, min(window, int(o.Limit.Limit())))
+	}
 	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd), gone: make(chan struct{})}
-	p.out.bundle, p.out.packer = p.bundle, newPacker(o.Packing)
+	p.out.bundle, p.out.packer, p.out.limit = p.bundle, newPacker(o.Packing), o.Limit
 	p.decided = sync.NewCond(&p.mu)
 	c := s.first
 	k := &call{
@@ -225,7 +231,7 @@ func (p *Peer) laneEnded(err error) {
 
 // receive takes the far end's messages until the bundle ends.
 func (p *Peer) receive() {
-	in := newMessageReader(p.bundle)
+	in := newMessageReader(p.out.limited(p.bundle))
 	defer in.close()
 	for {
 		m, err := in.next()

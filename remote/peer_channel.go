@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -19,6 +22,7 @@ type messageWriter struct {
 	mu     sync.Mutex
 	head   []byte
 	packer *packer // nil where nothing is ever packed
+	limit  *rate.Limiter
 }
 
 // send writes a message whose payload are fields, followed by data.
@@ -48,7 +52,7 @@ func (w *messageWriter) write(taken int, parts ...[]byte) error {
 	start := time.Now()
 	size := 0
 	for _, part := range parts {
-		if _, err := w.bundle.Write(part); err != nil {
+		if err := w.put(part); err != nil {
 			return err
 		}
 		size += len(part)
@@ -58,6 +62,46 @@ func (w *messageWriter) write(taken int, parts ...[]byte) error {
 		w.packer.observe(taken, size)
 	}
 	return nil
+}
+
+// put writes to the bundle, no faster than the limit.
+func (w *messageWriter) put(b []byte) error {
+	if w.limit == nil {
+		_, err := w.bundle.Write(b)
+		return err
+	}
+	for chunk := range slices.Chunk(b, w.limit.Burst()) {
+		if err := w.limit.WaitN(context.Background(), len(chunk)); err != nil {
+			return err
+		}
+		if _, err := w.bundle.Write(chunk); err != nil {
+			return err
+		}
+		w.bundle.Flush()
+	}
+	return nil
+}
+
+// limited returns a reader that the same limit holds for: the other side may be no more
+// than the window ahead of it.
+func (w *messageWriter) limited(r io.Reader) io.Reader {
+	if w.limit == nil {
+		return r
+	}
+	return limitedReader{r, w.limit}
+}
+
+type limitedReader struct {
+	r     io.Reader
+	limit *rate.Limiter
+}
+
+func (l limitedReader) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p[:min(len(p), l.limit.Burst())])
+	if waitErr := l.limit.WaitN(context.Background(), n); waitErr != nil {
+		return n, waitErr
+	}
+	return n, err
 }
 
 // linkRate is how many bytes of messages a second the link takes, 0 if that is not known.

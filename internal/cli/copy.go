@@ -258,15 +258,17 @@ func (r *copyRun) copy(ctx context.Context, plan *closure.Plan, e ends, caches *
 	if err != nil {
 		return err
 	}
+	limit := limiter(r.limit)
 	if store, ok := e.far.protocolStore.(*remote.Store); ok && store.OffersPeer() && len(plan.Send) > 0 {
 		if lanes, err = r.speakPeer(ctx, store, &e, plan.Send, lanes); err != nil {
 			return err
 		}
+		limit = nil // it is for the bytes on the link there
 		r.log.Info("going on in our own protocol", "channels", lanes)
 	}
 	o := closure.CopyOptions{
 		Lanes:  lanes,
-		Limit:  limiter(r.limit),
+		Limit:  limit,
 		Meter:  meter,
 		Logger: r.log,
 	}

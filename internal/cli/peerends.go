@@ -38,7 +38,7 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 				r.kept += source.kept(info)
 			}
 			if r.wantsDeltas(e.far) {
-				source.updates, err = newUpdates(ctx, source.peer, e.local.store, send, r.forcesDeltas(), r.log)
+				source.updates, err = newUpdates(ctx, source.peer, e.local.store, send, r.delta == "always", r.log)
 			}
 		}
 		e.source = source
@@ -77,7 +77,7 @@ func (r *copyRun) findThere(ctx context.Context, target *peerTarget, far *farEnd
 	if r.wantsDeltas(far) {
 		asking.Go(func() (err error) {
 			target.deltas, err = newDeltas(ctx, target.peer, target.store, send, r.log)
-			if err == nil && !r.forcesDeltas() {
+			if err == nil && r.delta != "always" {
 				target.deltas.link = target.peer.LinkRate
 			}
 			return err
@@ -106,11 +106,11 @@ func keptThere(ctx context.Context, peer *remote.Peer, infos []*nix.PathInfo, lo
 
 // peerOptions are those for the link, as far as it is known.
 func (r *copyRun) peerOptions(far *farEnd) remote.PeerOptions {
-	o := remote.PeerOptions{Far: !isNear(far.conn)}
+	o := remote.PeerOptions{Far: !isNear(far.conn), Limit: limiter(r.limit)}
 	switch {
 	case r.gzip || r.compress == "none":
 		o.Packing = remote.PackNever
-	case o.Far:
+	case o.Far || o.Limit != nil:
 		o.Packing = remote.PackAtOnce
 	default:
 		o.Packing = remote.PackIfSlow
@@ -121,12 +121,8 @@ func (r *copyRun) peerOptions(far *farEnd) remote.PeerOptions {
 // wantsDeltas reports whether a delta is likely to be made faster than the link takes
 // the whole. What is measured later may tell otherwise.
 func (r *copyRun) wantsDeltas(far *farEnd) bool {
-	return r.delta == "always" || r.delta == "auto" && !isNear(far.conn)
+	return r.delta == "always" || r.delta == "auto" && (!isNear(far.conn) || r.limit != 0)
 }
-
-// forcesDeltas reports whether deltas are wanted however fast the link is. Where it is
-// limited its speed says nothing.
-func (r *copyRun) forcesDeltas() bool { return r.delta == "always" || r.limit != 0 }
 
 // A peerTarget gives NARs to a far end in our own protocol.
 type peerTarget struct {
@@ -165,7 +161,6 @@ type peerTargetLane struct {
 func (l peerTargetLane) Add(ctx context.Context, info *nix.PathInfo, nar closure.NAR, done func(error)) error {
 	t := l.target
 	if kept := t.kept[info.Path]; kept > 0 && (kept >= info.NARSize/2 || !t.deltas.has(info.Path)) {
-		closure.Have(nar, kept)
 		return l.Channel.AddRest(ctx, info, kept, storedNAR{ctx, t.store, info.Path}, nar, done)
 	}
 	if patch, ok := t.deltas.patch(ctx, info); ok {

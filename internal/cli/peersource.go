@@ -100,18 +100,17 @@ func (l *peerSourceLane) Next(ctx context.Context) (closure.NAR, error) {
 	if err != nil {
 		kept = io.NopCloser(failingReader{err}) // the path is asked for once more
 	}
-	return &joinedNAR{kept, arrival, r.offset}, nil
+	return &joinedNAR{kept, arrival}, nil
 }
 
 // A joinedNAR begins with what was kept of it.
 type joinedNAR struct {
 	kept    io.ReadCloser
 	arrival *remote.Arrival
-	offset  int64
 }
 
-// Kept implements closure.PartialNAR.
-func (n *joinedNAR) Kept() int64 { return n.offset }
+// MayBeWrong implements closure.PartialNAR.
+func (n *joinedNAR) MayBeWrong() {}
 
 // Reader implements closure.NAR.
 func (n *joinedNAR) Reader() io.Reader { return io.MultiReader(n.kept, n.arrival.Reader()) }

@@ -108,8 +108,8 @@ type updatedNAR struct {
 	decoded  *io.PipeReader // nil until somebody reads
 }
 
-// Kept implements closure.PartialNAR.
-func (n *updatedNAR) Kept() int64 { return 0 }
+// MayBeWrong implements closure.PartialNAR.
+func (n *updatedNAR) MayBeWrong() {}
 
 // Reader implements closure.NAR.
 func (n *updatedNAR) Reader() io.Reader {
