@@ -20,11 +20,11 @@ const (
 	// The link is looked at after so many bytes, and not before so long: a receiver that
 	// writes to its disk for a moment is no slow link.
 	packPeriod = 8 << 20
-	packTime   = time.Second
+	packTime   = 2 * time.Second
 	// A faster link is not worth the time that compression takes.
 	packBelow = 40 << 20 // bytes a second
-	// Compression has to bring so much. Where it does not, because something else than
-	// the link is slow, it is left alone for some periods, each time for twice as many.
+	// A higher level has to bring so much. Where it does not, because something else than
+	// the link is slow, nothing is tried for some periods, each time for twice as many.
 	packGain = 1.1
 	packRest = 4
 )
@@ -41,7 +41,7 @@ const (
 type Packing int
 
 // packLevels are tried in turn: the next where the link is what is waited for, the one
-// before where compression is. The first is none.
+// before where compression is, and the first, which is none, where the link may be fast.
 var packLevels = []zstd.EncoderLevel{
 	0, zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression,
 }
@@ -62,7 +62,9 @@ type packer struct {
 	waited time.Duration // of it, for the link
 
 	link  float64 // bytes of messages a second that the link takes, at least; 0: not known
-	plain float64 // bytes a second without compression; 0: not known
+	plain float64 // bytes a second without compression, lately; 0: not known
+	goal  float64 // bytes a second for which the level is kept; 0: it is
+	back  int     // the level before
 	rest  int     // periods without a further attempt
 	rests int     // that the last pause had
 }
@@ -110,22 +112,35 @@ func (p *packer) learn(rate, waited float64) {
 // next is the level after a period in which messages passed at rate, and that share of
 // it was spent waiting for the link.
 func (p *packer) next(rate, waited float64) int {
+	if p.level == 0 {
+		p.plain = max(rate, p.plain/2) // what was fast a moment ago is no slow link
+	}
+	goal := p.goal
+	p.goal = 0
+	settled := p.total > 2*farWindow // before, it is buffers that take what is sent
 	switch {
-	case p.level == 0 && p.rest > 0:
-		p.rest--
-	case p.level == 0 && waited > 0.5 && rate < packBelow:
-		p.plain = rate
-		return 2
-	case p.level > 0 && rate < packGain*p.plain:
+	case rate < goal:
 		p.rests = max(packRest, 2*p.rests)
 		p.rest = p.rests
-		return 0
-	case p.level > 0 && waited > 0.5:
-		return min(p.level+1, len(packLevels)-1)
-	case p.level > 0 && waited < 1./8 && p.total > 2*farWindow:
-		return p.level - 1 // before, it is buffers that take what is sent
+		return p.back
+	case p.level > 0 && waited < 1./8 && settled:
+		return p.level - 1
+	case p.rest > 0:
+		p.rest--
+	case p.level > 0 && rate > packBelow && settled:
+		return p.try(0, rate)
+	case waited > 0.5 && (p.level > 0 || p.plain < packBelow):
+		return p.try(min(p.level+1, len(packLevels)-1), packGain*rate)
 	}
 	return p.level
+}
+
+// try returns a level that is kept if messages pass at the rate goal with it.
+func (p *packer) try(level int, goal float64) int {
+	if level != p.level {
+		p.goal, p.back = goal, p.level
+	}
+	return level
 }
 
 // pack compresses what was gathered. The result is valid until the next call.

@@ -45,17 +45,20 @@ func TestPackObserves(t *testing.T) {
 		rate, waited float64
 		level, rest  int
 	}{
-		{"slow link", packer{}, slow, 0.9, 2, 0},
+		{"slow link", packer{}, slow, 0.9, 1, 0},
 		{"fast link", packer{}, 10 * slow, 0.9, 0, 0},
 		{"slow source", packer{}, slow, 0.1, 0, 0},
 		{"no gain before", packer{rest: 3}, slow, 0.9, 0, 2},
-		{"link is the limit", packer{level: 2, plain: slow}, 2 * slow, 0.9, 3, 0},
-		{"best already", packer{level: 4, plain: slow}, 2 * slow, 0.9, 4, 0},
-		{"compression is the limit", packer{level: 2, plain: slow}, 2 * slow, 0.01, 1, 0},
-		{"even that", packer{level: 1}, slow, 0.01, 0, 0},
+		{"gain", packer{level: 1, goal: slow}, 2 * slow, 0.3, 1, 0},
+		{"no gain", packer{level: 3, goal: slow, back: 2}, slow / 2, 0.9, 2, packRest},
+		{"no gain again", packer{level: 1, goal: slow, rests: packRest}, slow / 2, 0.9, 0, 2 * packRest},
+		{"link is the limit", packer{level: 1, goal: slow}, 2 * slow, 0.9, 2, 0},
+		{"best already", packer{level: 4}, slow, 0.9, 4, 0},
+		{"compression is the limit", packer{level: 2}, 2 * slow, 0.01, 1, 0},
+		{"even that", packer{level: 1, rest: 2}, slow, 0.01, 0, 2},
 		{"in balance", packer{level: 2}, slow, 0.3, 2, 0},
-		{"no gain", packer{level: 3, plain: slow}, slow, 0.9, 0, packRest},
-		{"no gain again", packer{level: 3, plain: slow, rests: packRest}, slow, 0.9, 0, 2 * packRest},
+		{"perhaps fast", packer{level: 2}, 10 * slow, 0.3, 0, 0},
+		{"not fast", packer{goal: 10 * slow, back: 2}, 5 * slow, 0.9, 2, packRest},
 	} {
 		p := test.packer
 		p.total = 1 << 30
@@ -68,7 +71,7 @@ func TestPackObserves(t *testing.T) {
 
 // TestPackPeriod lets the link be slow for a moment only.
 func TestPackPeriod(t *testing.T) {
-	for took, want := range map[time.Duration]int{packTime / 2: 0, 2 * packTime: 2} {
+	for took, want := range map[time.Duration]int{packTime / 2: 0, 2 * packTime: 1} {
 		p := &packer{since: time.Now().Add(-took), waited: took}
 		if p.observe(packPeriod, packPeriod); p.level != want {
 			t.Errorf("level %d after %v, want %d", p.level, took, want)
