@@ -111,6 +111,9 @@ type PeerOptions struct {
 	Limit   *rate.Limiter // of bytes on the link in a second; nil: none
 }
 
+// Window is how many bytes may be under way in each direction.
+func (p *Peer) Window() int { return int(p.bundle.window) }
+
 // InOrder reports whether a path can be added only behind its references.
 func (p *Peer) InOrder() bool { return p.store.first.prelude.offer.inOrder }
 

@@ -42,6 +42,9 @@ func (s *server) servePeer(ctx context.Context) error {
 	if err := s.out.Flush(); err != nil {
 		return err
 	}
+	if s.options.Window != nil {
+		s.options.Window(int(window))
+	}
 	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{}), memory: delta.NewBudget()}
 	p.bases.init()
 	p.out.bundle, p.out.packer = p.bundle, newPacker(Packing(packing))

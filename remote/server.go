@@ -100,6 +100,7 @@ type ServerOptions struct {
 	Room        func() *Room              // tells a client of the peer protocol what is free; nil: nobody
 	Atomic      bool                      // the importer is an AtomicImporter
 	Foresees    bool                      // the Substituter is a SearchingSubstituter; offered with Peer
+	Window      func(bytes int)           // is told how much a client of the peer protocol has under way; nil: nobody asks
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }

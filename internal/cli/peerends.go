@@ -22,6 +22,7 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 	if e.far.peer, err = store.OpenPeer(ctx, r.peerOptions(e.far)); err != nil {
 		return 0, err
 	}
+	allowWindow(e.far.peer.Window())
 	for range sessions - 1 {
 		go func() {
 			if err := e.far.peer.AddLane(ctx); err != nil {

@@ -181,6 +181,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		InOrder: b.local.nix != nil,
 		Atomic:  b.local.nix == nil,
 		Room:    b.local.room,
+		Window:  allowWindow,
 		Logger:  p.log,
 
 		Foresees:    b.local.nix == nil,
