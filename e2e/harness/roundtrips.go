@@ -23,8 +23,9 @@ const (
 type Trial func(context.Context) (time.Duration, error)
 
 // RoundTrips says how many round trips a command needs from the end of its
-// authentication on, seen from outside: how much longer it takes at 200 ms
-// than at 0 ms, in units of 200 ms. The trial must reach s through r. Each
+// authentication on, seen from outside: how much longer it takes at 240 ms
+// than at 40 ms, in units of 200 ms; a host that is near might be talked to in
+// another way. The trial must reach s through r. Each
 // distance is tried as often as runs says, alternately, and the shortest times
 // are compared: whatever else the machine does only ever adds to a time. With
 // little data, the result is within a few tenths of the number that a reader
@@ -33,14 +34,14 @@ func RoundTrips(ctx context.Context, s *Sshd, r *Relay, runs int, trial Trial) (
 	defer s.OnLogin(nil)
 	var near, far []time.Duration
 	for range runs {
-		for _, distance := range []time.Duration{0, farTrip} {
+		for _, distance := range []time.Duration{loginTrip, loginTrip + farTrip} {
 			r.SetRoundTrip(loginTrip)
 			s.OnLogin(func() { moveAway(r, distance) })
 			d, err := trial(ctx)
 			if err != nil {
 				return 0, err
 			}
-			if distance == 0 {
+			if distance == loginTrip {
 				near = append(near, d)
 			} else {
 				far = append(far, d)
