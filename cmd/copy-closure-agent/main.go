@@ -107,15 +107,18 @@ func (r request) serve(ctx context.Context) error {
 	if choice.ThroughNix && r.write {
 		return becomeNixStore(choice.URI)
 	}
-	b, err := openBackend(ctx, choice.Config, r.write)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
 	stream, err := remote.StandardStreams()
 	if err != nil {
 		return err
 	}
+	b, err := openBackend(ctx, choice.Config, r.write)
+	if errors.Is(err, localstore.ErrNoStore) && !r.write {
+		return remote.Serve(ctx, stream, remote.NoStore{Dir: nix.DefaultStoreDir}, remote.ServerOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	defer b.Close()
 	options := remote.ServerOptions{
 		Write:  r.write,
 		Hold:   true,

@@ -165,14 +165,17 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	if nixDecides && errors.Is(err, errUnreadable) {
 		return becomeNix(r.daemon, choice.URI)
 	}
+	stream, streamErr := remote.StandardStreams()
+	if streamErr != nil {
+		return streamErr
+	}
+	if errors.Is(err, localstore.ErrNoStore) && !r.write {
+		return remote.Serve(ctx, stream, remote.NoStore{Dir: storeDir()}, remote.ServerOptions{Logger: p.log})
+	}
 	if err != nil {
 		return err
 	}
 	defer b.local.close()
-	stream, err := remote.StandardStreams()
-	if err != nil {
-		return err
-	}
 	options := remote.ServerOptions{
 		Write:   r.write,
 		Hold:    true,
@@ -221,8 +224,7 @@ type backend struct {
 
 var errUnreadable = errors.New("serve: the store cannot be read by this user")
 
-// openBackend opens the store for serving. Where there is none, a reader finds an
-// empty one.
+// openBackend opens the store for serving.
 func (p *program) openBackend(ctx context.Context, uri string, why purpose) (*backend, error) {
 	local, err := p.openLocal(ctx, uri, why)
 	if err != nil {
