@@ -171,6 +171,18 @@ func (f FarEnd) Arguments(name string) string {
 // uploaded.
 func IsOurs(program string) bool { return isOurs(program[strings.LastIndexByte(program, '/')+1:]) }
 
+// Above names the programs that are looked for before one, and so were not there where it
+// was found.
+func Above(program string) string {
+	switch name := program[strings.LastIndexByte(program, '/')+1:]; {
+	case name == "nix-store":
+		return "copy-closure"
+	case strings.HasPrefix(name, agentPrefix):
+		return "copy-closure and nix-store"
+	}
+	return ""
+}
+
 func isOurs(name string) bool { return name == "copy-closure" || strings.HasPrefix(name, agentPrefix) }
 
 func quoteAfterSpace(word string) string {

@@ -214,7 +214,11 @@ func (r *copyRun) transfer(ctx context.Context, all *closure.Closure, e ends) er
 
 // tell says what answered at the far end.
 func (r *copyRun) tell(far *farEnd) {
-	r.log.Info("connected", "through", far.conn.Describe(), "to", far.Describe(), "after", ui.Seconds(time.Since(r.started)))
+	what := []any{"through", far.conn.Describe(), "to", far.Describe(), "after", ui.Seconds(time.Since(r.started))}
+	if above := remote.Above(far.protocolStore.Program()); above != "" && r.host.program == "" && r.bootstrap != bootstrapAlways {
+		what = append(what, "not there", above)
+	}
+	r.log.Info("connected", what...)
 	if r.pull && !r.terms.DryRun && far.Forced() {
 		r.log.Info("a forced command runs at the far end: whether it keeps the paths from garbage collection while they are copied cannot be told")
 	}
