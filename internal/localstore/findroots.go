@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
@@ -88,36 +85,18 @@ func (s *Store) findTempRoots(found roots) error {
 		return err
 	}
 	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+		alive := func(f *os.File) error {
+			paths, err := s.readTempRoots(f)
+			for _, p := range paths {
+				found.add(p, "the process of "+f.Name())
+			}
 			return err
 		}
-		dead, err := tryFlock(f, unix.LOCK_EX)
-		if err == nil && dead {
-			err = (&fileLock{f}).release()
-		} else if err == nil {
-			err = errors.Join(s.readTempRoots(found, f), f.Close())
-		}
-		if err != nil {
+		if err := s.visitTempRoots(filepath.Join(dir, entry.Name()), nil, alive); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// readTempRoots reads the open file: its process may delete it at any time.
-func (s *Store) readTempRoots(found roots, f *os.File) error {
-	text, err := io.ReadAll(f)
-	for _, root := range bytes.Split(text, []byte{0}) {
-		if p, err := s.config.StoreDir.Parse(string(root)); err == nil {
-			found[p] = "the process of " + f.Name()
-		}
-	}
-	return err
 }
 
 // findRuntimeRoots finds what running processes use, as far as this user may know:

@@ -45,8 +45,9 @@ type ImportOptions struct {
 // methods may be called concurrently, Close excepted.
 //
 // While an import is at work it holds the lock of every path that is unpacked and
-// not yet registered. What becomes of such paths if the process dies is what Nix
-// does, too: they are not valid, and whoever adds them next replaces them.
+// not yet registered. If the process dies, such paths are not valid: whoever adds them
+// next replaces them, and the next import into the store, of whatever, clears away
+// them and their locks.
 type Import struct {
 	store      *Store
 	check      func(*nix.PathInfo) error
@@ -55,6 +56,7 @@ type Import struct {
 	mostLocks  int
 	workers    chan struct{} // a slot for each path in the background
 
+	sweeping   sync.Once      // before the first path
 	committing sync.Mutex     // held while a group is registered
 	background sync.WaitGroup // goroutines, for which Close waits
 
@@ -130,7 +132,7 @@ func (im *Import) Expect(ctx context.Context, paths []nix.StorePath) error {
 	if err := im.store.mayWrite(); err != nil {
 		return err
 	}
-	if err := im.store.Hold(ctx, paths); err != nil {
+	if err := im.hold(ctx, paths); err != nil {
 		return err
 	}
 	ids, err := im.store.pathIDs(ctx, paths)
@@ -189,7 +191,14 @@ func (im *Import) admit(ctx context.Context, info *nix.PathInfo) error {
 			return err
 		}
 	}
-	return im.store.Hold(ctx, []nix.StorePath{info.Path})
+	return im.hold(ctx, []nix.StorePath{info.Path})
+}
+
+// hold takes temporary roots, and before the first of them clears away what others have
+// left.
+func (im *Import) hold(ctx context.Context, paths []nix.StorePath) error {
+	im.sweeping.Do(func() { im.store.sweepDead(ctx) })
+	return im.store.Hold(ctx, paths)
 }
 
 func (s *Store) checkInfo(info *nix.PathInfo) error {

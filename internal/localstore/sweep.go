@@ -1,0 +1,116 @@
+package localstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/nar"
+	"github.com/copy-closure/copy-closure/internal/nix"
+)
+
+const maxTempRoots = 256 << 20 // bytes of one process's file
+
+// sweepDead clears away what processes have left that were killed while they took
+// paths in: locks, and contents that never became valid. Their temporary roots say
+// where to look, and nobody else may be at work on a path whose lock we get. It is a
+// courtesy: what cannot be cleared away is left to whoever adds the path next.
+func (s *Store) sweepDead(ctx context.Context) {
+	dir := s.config.state("temproots")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Debug("cannot look for what processes have left that died", "error", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		err := s.visitTempRoots(path, func(f *os.File) error { return s.sweepRoots(ctx, f) }, nil)
+		if err != nil {
+			s.log.Debug("cannot clear away what a process has left that died", "roots", path, "error", err)
+		}
+	}
+}
+
+// visitTempRoots opens one file of temporary roots and calls dead, with the file locked
+// and about to be deleted, or alive, if its process lives. Either may be nil.
+func (s *Store) visitTempRoots(path string, dead, alive func(*os.File) error) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	visit := alive
+	locked, err := tryFlock(f, unix.LOCK_EX)
+	if locked {
+		visit = dead
+	}
+	if err == nil && visit != nil {
+		err = visit(f)
+	}
+	if err == nil && locked {
+		return (&fileLock{f}).release()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// readTempRoots reads an open file of temporary roots, whose process may delete it at
+// any time.
+func (s *Store) readTempRoots(f *os.File) ([]nix.StorePath, error) {
+	text, err := io.ReadAll(io.LimitReader(f, maxTempRoots+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxTempRoots {
+		return nil, fmt.Errorf("%s is larger than %d MiB: no list of temporary roots", f.Name(), maxTempRoots>>20)
+	}
+	var paths []nix.StorePath
+	for root := range bytes.SplitSeq(text, []byte{0}) {
+		if p, err := s.config.StoreDir.Parse(string(root)); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	return paths, nil
+}
+
+// sweepRoots clears away what the process has left that had these temporary roots.
+func (s *Store) sweepRoots(ctx context.Context, f *os.File) error {
+	paths, err := s.readTempRoots(f)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := s.sweepPath(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepPath deletes the lock of a path, and the path if it is not valid, unless somebody
+// holds the lock.
+func (s *Store) sweepPath(ctx context.Context, p nix.StorePath) error {
+	path := s.RealPath(p) + ".lock"
+	if _, err := os.Lstat(path); err != nil {
+		return nil
+	}
+	lock, err := tryFileLock(path)
+	if lock == nil || err != nil {
+		return err
+	}
+	ids, err := s.pathIDs(ctx, []nix.StorePath{p})
+	if err == nil && ids[0] == 0 {
+		err = nar.RemoveAllAt(s.dir, p.Base())
+	}
+	return errors.Join(err, lock.release())
+}

@@ -1,0 +1,93 @@
+package localstore_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nixtest"
+)
+
+// TestSweep finds a store as processes leave it that are killed: between the
+// registration of a path and the release of its lock, and in the midst of another. The
+// next import clears up, of what nobody is at work on.
+func TestSweep(t *testing.T) {
+	root := tempDir(t)
+	c := nixtest.Random(3, 4)
+	fill(t, root, c[0])
+	config := localstore.Under(root)
+	valid, half, busy, unlocked := c[0].Info.Path, c[1].Info.Path, c[2].Info.Path, c[3].Info.Path
+	real := func(base, suffix string) string { return filepath.Join(config.RealDir, base) + suffix }
+	for _, dir := range []string{half.Base(), busy.Base(), unlocked.Base()} {
+		writeTree(t, real(dir, ""), map[string]string{"file": "not all of it"})
+	}
+	roots := ""
+	for _, p := range c.Paths() {
+		roots += p.String() + "\x00"
+	}
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ofDead := filepath.Join(root, "nix/var/nix/temproots/1")
+	write(ofDead, roots)
+	for _, base := range []string{valid.Base(), half.Base(), busy.Base()} {
+		write(real(base, ".lock"), "")
+	}
+	lock, err := os.Open(real(busy.Base(), ".lock"))
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+
+	s := openStore(t, config)
+	mustAdd(t, s, nixtest.Chain(1)...)
+	for path, want := range map[string]bool{
+		real(valid.Base(), ""):      true,
+		real(valid.Base(), ".lock"): false,
+		real(half.Base(), ""):       false,
+		real(half.Base(), ".lock"):  false,
+		real(busy.Base(), ""):       true,
+		real(busy.Base(), ".lock"):  true,
+		real(unlocked.Base(), ""):   true, // perhaps somebody's who gave the lock up for others
+		ofDead:                      false,
+	} {
+		if _, err := os.Lstat(path); (err == nil) != want || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v; want it to exist: %t", path, err, want)
+		}
+	}
+}
+
+// TestRootsOfNamesake opens a store in a process whose number another had, as happens
+// in containers: what that has left must be found none the less.
+func TestRootsOfNamesake(t *testing.T) {
+	root := tempDir(t)
+	fill(t, root)
+	s := openStore(t, localstore.Under(root))
+	p := nixtest.Random(3, 1)[0].Info.Path
+	dir := filepath.Join(root, "nix/var/nix/temproots")
+	ofDead := filepath.Join(dir, strconv.Itoa(os.Getpid()))
+	err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(ofDead, []byte(p.String()+"\x00"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTree(t, s.RealPath(p), map[string]string{"file": "not all of it"})
+	if err := os.WriteFile(s.RealPath(p)+".lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Hold(t.Context(), nixtest.Chain(1).Paths()); err != nil {
+		t.Fatal(err)
+	}
+	mustAdd(t, s, nixtest.Chain(1)...)
+	expectTidy(t, root)
+}
