@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
@@ -59,13 +60,40 @@ func plainReader(r io.Reader, err error) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
-// newZstdReader decompresses in the goroutine that reads: several NARs are read side
-// by side, which keeps the processors busy already.
+// zstdDecoders are kept for the next NAR: to make the memory of one takes longer than
+// most NARs take to decompress.
+var zstdDecoders sync.Pool
+
+// A zstdReader is a decoder on loan. It decompresses in the goroutine that reads:
+// several NARs are read side by side, which keeps the processors busy already.
+type zstdReader struct{ decoder *zstd.Decoder } // nil when closed
+
 func newZstdReader(r io.Reader) (io.ReadCloser, error) {
+	if d, ok := zstdDecoders.Get().(*zstd.Decoder); ok {
+		return &zstdReader{d}, d.Reset(r)
+	}
 	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(maxZstdWindow))
 	if err != nil {
 		return nil, err
 	}
-	return d.IOReadCloser(), nil
+	return &zstdReader{d}, nil
+}
+
+func (z *zstdReader) Read(p []byte) (int, error) {
+	if z.decoder == nil {
+		return 0, zstd.ErrDecoderClosed
+	}
+	return z.decoder.Read(p)
+}
+
+func (z *zstdReader) Close() error {
+	d := z.decoder
+	if d == nil {
+		return nil
+	}
+	z.decoder = nil
+	err := d.Reset(nil) // what it read from is not kept
+	zstdDecoders.Put(d)
+	return err
 }

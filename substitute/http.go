@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,6 +41,10 @@ const (
 	// webRequests is the number of small requests that are under way at once: over
 	// 50 ms it makes 2,500 of them a second.
 	webRequests = 128
+	// closedRequests is the same where each takes a connection of its own: servers
+	// that know no better way let few wait, Python's http.server 5, and what the
+	// kernel turns away then is tried again after seconds.
+	closedRequests = 4
 )
 
 // NewWeb prepares connections; proxies are those of the environment.
@@ -87,6 +92,9 @@ type HTTP struct {
 	web  *Web
 	base *url.URL // ends with a slash; without user
 	user *url.Userinfo
+
+	closes atomic.Bool   // the server ends a connection with each answer
+	slots  chan struct{} // of the connections to such a server that are being made
 }
 
 // Cache returns the cache at an address, which may hold a user and a password. It
@@ -99,7 +107,7 @@ func (w *Web) Cache(address string) (*HTTP, error) {
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, fmt.Errorf("%s is not http://HOST/… or https://HOST/…", base.Redacted())
 	}
-	h := &HTTP{web: w, user: base.User}
+	h := &HTTP{web: w, user: base.User, slots: make(chan struct{}, closedRequests)}
 	base.User, base.RawQuery, base.Fragment = nil, "", ""
 	h.base = base.JoinPath("/")
 	return h, nil
@@ -184,7 +192,7 @@ func (e *StatusError) temporary() bool {
 
 // do sends a request and returns an answer that has one of the codes.
 func (h *HTTP) do(r *http.Request, codes ...int) (*http.Response, error) {
-	response, err := h.web.client.Do(r)
+	response, err := h.roundTrip(r)
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
@@ -203,6 +211,23 @@ func (h *HTTP) do(r *http.Request, codes ...int) (*http.Response, error) {
 	io.CopyN(io.Discard, response.Body, maxAnswerHeader) // so that the connection can be used again
 	response.Body.Close()
 	return nil, &StatusError{r.URL.Redacted(), response.StatusCode, retryAfter(response.Header, time.Now())}
+}
+
+// roundTrip sends a request when it is its turn.
+func (h *HTTP) roundTrip(r *http.Request) (*http.Response, error) {
+	if h.closes.Load() {
+		select {
+		case h.slots <- struct{}{}:
+			defer func() { <-h.slots }()
+		case <-r.Context().Done():
+			return nil, context.Cause(r.Context())
+		}
+	}
+	response, err := h.web.client.Do(r)
+	if err == nil {
+		h.closes.Store(response.Close)
+	}
+	return response, err
 }
 
 // retryAfter reads the header of that name: seconds, or a date.

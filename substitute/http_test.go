@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -233,5 +234,41 @@ func TestHTTPRefusesAddresses(t *testing.T) {
 		if _, err := web.Cache(address); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", address, err)
 		}
+	}
+}
+
+// TestHTTPClosingServer asks a server that ends each connection for many files at once.
+// It may not be met with all of the connections at once.
+func TestHTTPClosingServer(t *testing.T) {
+	const files = 60
+	var mu sync.Mutex
+	var now, most int
+	cache := webCache(t, substitute.WebOptions{}, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		mu.Unlock()
+		time.Sleep(time.Millisecond)
+		mu.Lock()
+		now--
+		mu.Unlock()
+		w.Header().Set("Connection", "close")
+		io.WriteString(w, r.URL.Path)
+	})
+	if _, err := fetch(t, cache, "nix-cache-info"); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range files {
+		all.Go(func() {
+			name := fmt.Sprintf("nar/%d.nar", i)
+			if got, err := fetch(t, cache, name); got != "/cache/"+name || err != nil {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+	all.Wait()
+	if most > 4 {
+		t.Errorf("%d requests at once", most)
 	}
 }

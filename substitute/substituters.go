@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -23,7 +24,7 @@ type Substituters struct {
 	order []*Cache
 
 	mu      sync.Mutex
-	given   map[*Cache]bool         // up, as they could not be reached
+	given   map[*Cache]error        // up, and why: mostly they could not be reached
 	refused map[nix.StorePath]error // the first reason not to use what a cache has
 }
 
@@ -108,7 +109,7 @@ func (s *Substituters) start(ctx context.Context) {
 		if s.Logger == nil {
 			s.Logger = slog.New(slog.DiscardHandler)
 		}
-		s.given, s.refused = make(map[*Cache]bool), make(map[nix.StorePath]error)
+		s.given, s.refused = make(map[*Cache]error), make(map[nix.StorePath]error)
 		var asking sync.WaitGroup
 		for _, c := range s.Caches {
 			asking.Go(func() {
@@ -127,17 +128,17 @@ func (s *Substituters) start(ctx context.Context) {
 func (s *Substituters) giveUp(ctx context.Context, c *Cache, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.given[c] || ctx.Err() != nil {
+	if s.given[c] != nil || ctx.Err() != nil {
 		return
 	}
-	s.given[c] = true
+	s.given[c] = err
 	s.Logger.Warn("going on without a cache", "cache", c.Files, "because", err)
 }
 
 func (s *Substituters) usable(c *Cache) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.given[c]
+	return s.given[c] == nil
 }
 
 // find asks the caches for p, one after the other.
@@ -189,6 +190,28 @@ func (s *Substituters) Refusal(p nix.StorePath) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.refused[p]
+}
+
+// An UnusableError says that a cache could not be asked, so that what it has is not known.
+type UnusableError struct {
+	Cache string
+	Err   error
+}
+
+func (e *UnusableError) Error() string { return fmt.Sprintf("cache %s: %v", e.Cache, e.Err) }
+func (e *UnusableError) Unwrap() error { return e.Err }
+
+// Unusable returns an *UnusableError for the first of the caches that were given up, or
+// nil.
+func (s *Substituters) Unusable() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.Caches {
+		if err := s.given[c]; err != nil {
+			return &UnusableError{c.Files.String(), err}
+		}
+	}
+	return nil
 }
 
 // Instead returns where else the very NAR of h can be had, after it could not be read

@@ -107,6 +107,9 @@ func (s *cacheSource) checkComplete(roots []nix.StorePath, infos []*nix.PathInfo
 		if err != nil {
 			return err
 		}
+		if err := s.caches.Unusable(); err != nil {
+			return fmt.Errorf("%s is in no cache that could be asked; %w", p, err)
+		}
 		return fmt.Errorf("%s: no cache has it: %w", p, nix.ErrNotValid)
 	}
 	return nil

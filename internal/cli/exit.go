@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/substitute"
 	"github.com/copy-closure/copy-closure/transport"
 )
 
@@ -14,7 +15,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitUnreachable = 3 // host not reached or not authenticated
+	exitUnreachable = 3 // host not reached or not authenticated, or a cache
 	exitUntrusted   = 4
 	exitNotValid    = 5 // a path is not valid in the source
 	exitDamaged     = 6 // on the way or in the source
@@ -36,6 +37,7 @@ func exitCode(err error) int {
 	var auth *transport.AuthError
 	var hostKey *transport.HostKeyError
 	var delegated *delegatedError
+	var cache *substitute.UnusableError
 	switch {
 	case err == nil:
 		return exitOK
@@ -45,7 +47,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &connect), errors.As(err, &auth), errors.As(err, &hostKey):
+	case errors.As(err, &connect), errors.As(err, &auth), errors.As(err, &hostKey), errors.As(err, &cache):
 		return exitUnreachable
 	case errors.Is(err, nix.ErrNotTrusted):
 		return exitUntrusted
