@@ -57,12 +57,18 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 	open := func(ctx context.Context, further bool) (io.ReadWriteCloser, error) {
 		command := far.startCommand()
 		if further && s.first.prelude.program != "" {
+			if stream := s.takeEarly(); stream != nil {
+				return stream, nil
+			}
 			command = far.command(Quote(s.first.prelude.program))
 		}
 		return start(ctx, host, further, command)
 	}
 	s, err := newStore(ctx, open, o)
 	if err == nil {
+		if command := far.earlyCommand(); command != "" {
+			s.early.begin = func(ctx context.Context) (io.ReadWriteCloser, error) { return start(ctx, host, true, command) }
+		}
 		s.openLane = func(ctx context.Context) (io.ReadWriteCloser, error) {
 			return start(ctx, host, true, far.laneCommand(s.first.prelude.program))
 		}

@@ -35,6 +35,7 @@ type Options struct {
 type Store struct {
 	*sessions
 	spread int
+	early  early
 
 	openLane func(ctx context.Context) (io.ReadWriteCloser, error) // for a Peer
 	joined   sync.WaitGroup                                        // lanes of that
@@ -90,6 +91,7 @@ func (s *Store) Hold(ctx context.Context, paths []nix.StorePath) error {
 // with outputs those of derivations belong to it. An error wraps nix.ErrNotValid if
 // a root is not valid.
 func (s *Store) ClosurePaths(ctx context.Context, roots []nix.StorePath, outputs bool) ([]nix.StorePath, error) {
+	s.early.start(ctx, s.spread-1) // for PathInfos
 	var paths []nix.StorePath
 	s.rounds.Add(1)
 	err := s.first.ask(ctx, "ask for the closure", func(w *wire.Writer) {
@@ -203,7 +205,10 @@ func checkSubset(what string, got, asked []nix.StorePath) error {
 // Close ends all sessions, and with them the far end's temporary roots. It returns
 // an error if a far program ended badly although every request was answered.
 func (s *Store) Close() error {
+	var ending sync.WaitGroup
+	ending.Go(s.early.close)
 	err := s.sessions.Close()
+	ending.Wait()
 	s.joined.Wait()
 	return err
 }
