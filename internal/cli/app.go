@@ -123,8 +123,9 @@ func (p *program) runApp(ctx context.Context, app *cli.App, args []string) error
 		if command == nil {
 			break
 		}
-		command.OnUsageError = app.OnUsageError
 		words, flags, commands = append(words, args[0]), command.Flags, command.Subcommands
+		command.OnUsageError = app.OnUsageError
+		command.CustomHelpTemplate = commandHelp(words, command)
 		args = args[1:]
 	}
 	if len(commands) > 0 && len(words) > 1 {

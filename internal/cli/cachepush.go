@@ -19,13 +19,13 @@ import (
 // packFlags say how paths are put into a cache.
 var packFlags = []cli.Flag{
 	&cli.StringSliceFlag{Name: "sign-with", Usage: "sign with the secret key in `FILE` (repeatable)"},
-	&cli.StringFlag{Name: "compression", Value: "zstd", Usage: "zstd, xz or none"},
+	&cli.StringFlag{Name: "compression", Value: "zstd", Usage: "`HOW` to compress: zstd, xz or none"},
 	&cli.IntFlag{Name: "compression-level", Usage: "`N`, up to 22 for zstd, 9 for xz (default: as the compression has it)"},
 }
 
 // outputFlags are those of commands that show progress.
 var outputFlags = append([]cli.Flag{
-	&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, bar, plain or none"},
+	&cli.StringFlag{Name: "progress", Value: "auto", Usage: "`HOW` to show progress: auto, bar, plain or none"},
 }, logFlags...)
 
 // cachePushCommand makes a cache, or adds to it.
@@ -34,6 +34,7 @@ func (p *program) cachePushCommand() *cli.Command {
 		Name: "push", ArgsUsage: "PATH…", Usage: "put closures into a cache",
 		Flags: joinFlags([]cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "the cache: file:///DIR, sftp://HOST/DIR, s3://BUCKET or an http `URL` that takes PUT"},
+			stdinFlag,
 			storeFlag,
 		}, packFlags, outputFlags),
 		Action: p.cachePush,
@@ -52,7 +53,11 @@ func (p *program) cachePush(c *cli.Context) error {
 	if err := p.setOutput(c); err != nil {
 		return err
 	}
-	if !c.IsSet("to") || c.NArg() == 0 {
+	args, err := p.pathArguments(c, c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	if !c.IsSet("to") || len(args) == 0 {
 		return usagef("say %s cache push --to URL PATH…", p.name)
 	}
 	files, err := p.openWritableCache(c.Context, c.String("to"))
@@ -60,7 +65,7 @@ func (p *program) cachePush(c *cli.Context) error {
 		return err
 	}
 	started := time.Now()
-	result, _, err := p.pushClosure(c, files, c.Args().Slice())
+	result, _, err := p.pushClosure(c, files, args)
 	if err != nil {
 		return err
 	}

@@ -13,9 +13,10 @@ import (
 // checkCommand tells in one screen what a copy would find.
 func (p *program) checkCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "check",
-		Usage: "print what a copy to or from a host would find there, and change nothing",
-		Flags: copyFlags(),
+		Name:      "check",
+		ArgsUsage: "--to HOST [PATH…]",
+		Usage:     "print what a copy with the same options would find at the host, and change nothing",
+		Flags:     copyFlags(),
 		Action: func(c *cli.Context) error {
 			if err := p.setOutput(c); err != nil {
 				return err

@@ -129,7 +129,7 @@ func TestHelp(t *testing.T) {
 		t.Errorf("help has %d lines, more than a screen", len(lines))
 	}
 	for _, line := range lines {
-		if n := utf8.RuneCountInString(line); n > 88 {
+		if n := utf8.RuneCountInString(line); n > screenColumns {
 			t.Errorf("line of %d columns: %s", n, line)
 		}
 	}
@@ -141,6 +141,27 @@ func TestHelp(t *testing.T) {
 			t.Errorf("help does not mention %s", name)
 		}
 	}
+}
+
+// TestCommandHelp holds the help of each command against its flags and a screen.
+func TestCommandHelp(t *testing.T) {
+	eachCommand([]string{"copy-closure"}, new(program).app().Commands, func(words []string, c *cli.Command) {
+		text := commandHelp(words, c)
+		for line := range strings.Lines(text) {
+			if n := utf8.RuneCountInString(line) - 1; n > screenColumns {
+				t.Errorf("%v: line of %d columns: %s", words, n, line)
+			}
+		}
+		if strings.Contains(text, "VALUE") {
+			t.Errorf("%v: what an option takes has no name:\n%s", words, text)
+		}
+		own, _ := ownFlags(c.Flags)
+		for _, f := range own {
+			if name := "--" + f.Names()[0]; len(c.Subcommands) == 0 && !strings.Contains(text, name) {
+				t.Errorf("%v: help does not mention %s", words, name)
+			}
+		}
+	})
 }
 
 // TestReadmeTable wants every option that is accepted without meaning in the README.

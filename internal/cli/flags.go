@@ -9,6 +9,8 @@ import (
 var storeFlag = &cli.StringFlag{Name: "store", Value: "auto",
 	Usage: "the store at this end: auto, local, daemon, `URI` or /DIR"}
 
+var stdinFlag = &cli.BoolFlag{Name: "stdin", Usage: "read further PATHs from standard input, by line or NUL"}
+
 // logFlags are those of every command.
 var logFlags = []cli.Flag{
 	&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "show steps and round trips; twice: the protocol"},
@@ -27,24 +29,24 @@ func copyFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "ignore-space", Usage: "copy also what seems not to fit at the destination"},
 		&cli.BoolFlag{Name: "atomic", Usage: "let all paths become valid together in the end, or none"},
 		&cli.StringSliceFlag{Name: "sign-with", Usage: "sign what is pushed with the secret key in `FILE` (repeatable)"},
-		&cli.BoolFlag{Name: "stdin", Usage: "read further PATHs from standard input, by line or NUL"},
+		stdinFlag,
 		&cli.StringSliceFlag{Name: "add-root", Usage: "make `LINK` a garbage collector root for the PATH (one for each PATH)"},
 		&cli.StringFlag{Name: "profile", Aliases: []string{"p"}, Usage: "make the PATH a new generation of `PROFILE`"},
-		&cli.IntFlag{Name: "sessions", Usage: "sessions side by side on the connection: `N` (default: as the link needs)"},
+		&cli.IntFlag{Name: "sessions", Usage: "`N` sessions side by side on the connection (default: as the link needs)"},
 		&cli.IntFlag{Name: "connections", Value: 1, Usage: "spread the sessions over up to `N` connections; for those beyond the first nobody is asked anything"},
 		&cli.IntFlag{Name: "retries", Value: defaultRetries, Usage: "go on `N` times after the connection was lost"},
 		&cli.StringFlag{Name: "bwlimit", Usage: "send at most `RATE` bytes a second (500K, 2M)"},
-		&cli.StringFlag{Name: "compress", Value: "auto", Usage: "auto, none, or gzip (`ssh -C`)"},
-		&cli.StringFlag{Name: "delta", Value: "auto", Usage: "send what differs from paths that are there: auto (on far links), always or never"},
-		&cli.StringFlag{Name: "ssh", Value: "auto", Usage: "`WHICH` client: auto, builtin or openssh"},
+		&cli.StringFlag{Name: "compress", Value: "auto", Usage: "`HOW` to compress: auto, none, or gzip (ssh -C)"},
+		&cli.StringFlag{Name: "delta", Value: "auto", Usage: "`WHEN` to send only what differs from paths that are there: auto (on far links), always or never"},
+		&cli.StringFlag{Name: "ssh", Value: "auto", Usage: "`WHICH` SSH client to use: auto, builtin or openssh"},
 		&cli.BoolFlag{Name: "sudo", Usage: "write the store there as root, by sudo"},
 		&cli.BoolFlag{Name: "ask-sudo-password", Usage: "--sudo, with the password asked for first"},
 		&cli.StringFlag{Name: "become-command", Usage: "write the store there through `CMD` in place of sudo"},
-		&cli.StringFlag{Name: "bootstrap", Value: "ask", Usage: "upload copy-closure to a host without it and without Nix: `WHEN` is ask, auto, never, or always (a host with Nix, too)"},
-		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, bar, plain or none"},
+		&cli.StringFlag{Name: "bootstrap", Value: "ask", Usage: "`WHEN` to upload copy-closure to a host that has neither it nor Nix: ask, auto, never, or always (where Nix is, too)"},
+		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "`HOW` to show progress: auto, bar, plain or none"},
 		&cli.BoolFlag{Name: "version", Usage: "print the version"},
 		&cli.BoolFlag{Name: "json", Usage: "print plan and result as one JSON object"},
-		&cli.StringFlag{Name: "prefer", Value: "fast", Usage: "of paths that both have: fast, push or substitute"},
+		&cli.StringFlag{Name: "prefer", Value: "fast", Usage: "`WHICH` to take of paths that both have: fast, push or substitute"},
 		storeFlag,
 	}, cacheFlags()...), append(logFlags, compatibilityFlags()...)...)
 }

@@ -16,8 +16,9 @@ import (
 // planCommand is a dry run that can draw what it finds.
 func (p *program) planCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "plan",
-		Usage: "print what a copy would do, and change nothing",
+		Name:      "plan",
+		ArgsUsage: "--to|--from HOST PATH…",
+		Usage:     "print what a copy would do, how long it would take and what room it needs, and change nothing",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "html", Usage: "write the plan as a page for a browser to `FILE`"},
 		}, copyFlags()...),

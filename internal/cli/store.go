@@ -23,7 +23,7 @@ func (p *program) storeCommand() *cli.Command {
 	sub := func(name, args, usage string, why purpose, flags []cli.Flag, run func(*storeRun) error) *cli.Command {
 		return &cli.Command{
 			Name: name, ArgsUsage: args, Usage: usage,
-			Flags:  append(append([]cli.Flag{storeFlag}, logFlags...), flags...),
+			Flags:  joinFlags(flags, []cli.Flag{storeFlag}, logFlags),
 			Action: func(c *cli.Context) error { return p.runStore(c, name, args, why, run) },
 		}
 	}
@@ -33,7 +33,7 @@ func (p *program) storeCommand() *cli.Command {
 		Usage: "work on the local store without Nix",
 		Subcommands: []*cli.Command{
 			sub("add", "PATH…", "copy files or directories into the store", toWrite,
-				[]cli.Flag{&cli.StringFlag{Name: "name", Usage: "of the store path (default: the last part of PATH)"}}, storeAdd),
+				[]cli.Flag{&cli.StringFlag{Name: "name", Usage: "`NAME` of the store path (default: the last part of PATH)"}}, storeAdd),
 			sub("info", "PATH…", "print what the store knows of paths", toRead, []cli.Flag{jsonFlag}, storeInfo),
 			sub("ls", "[PATH]", "list the valid paths, or the files of one", toRead, nil, storeList),
 			sub("closure", "PATH…", "list paths and all they refer to, references first", toRead, []cli.Flag{jsonFlag}, storeClosure),
