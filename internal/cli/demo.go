@@ -115,8 +115,8 @@ func (d *demo) pack(ctx context.Context, trees []string) (top nix.StorePath, err
 	if err != nil {
 		return top, err
 	}
-	fmt.Fprintf(d.screen, "packed %d directories of this machine, %s, and one that links to them: %s\n",
-		len(trees), ui.Bytes(size), ui.Seconds(time.Since(start)))
+	fmt.Fprintf(d.screen, "packed %s of this machine, %s, and one that links to them: %s\n",
+		ui.Directories(len(trees)), ui.Bytes(size), ui.Seconds(time.Since(start)))
 	return info.Path, nil
 }
 

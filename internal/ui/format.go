@@ -35,11 +35,16 @@ func Count(n int) string {
 }
 
 // Paths prints a number of paths.
-func Paths(n int) string {
+func Paths(n int) string { return plural(n, "path", "paths") }
+
+// Directories prints a number of directories.
+func Directories(n int) string { return plural(n, "directory", "directories") }
+
+func plural(n int, one, many string) string {
 	if n == 1 {
-		return "1 path"
+		return "1 " + one
 	}
-	return Count(n) + " paths"
+	return Count(n) + " " + many
 }
 
 // Seconds prints a duration with a precision that people care for.

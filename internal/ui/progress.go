@@ -123,6 +123,8 @@ func (s *Screen) drawBar(state progress.State, _ *pace) {
 			progressbar.OptionSetWidth(10),
 			progressbar.OptionSetPredictTime(true),
 			progressbar.OptionSetElapsedTime(false))
+		s.bar.Reset() // it counts time from here on, and has no rate to show yet
+		return
 	}
 	s.bar.ChangeMax64(max(state.TotalBytes, state.DoneBytes, 1))
 	s.bar.Describe(describe(state))
