@@ -115,13 +115,16 @@ func (e *ExitError) Error() string { return shorten(e.Command) + ": " + e.Reason
 // Reason tells how the command ended, without the command.
 func (e *ExitError) Reason() string {
 	how := fmt.Sprintf("exit status %d", e.Status)
+	last := lastLine(e.Stderr)
 	switch {
+	case e.Signal == "" && e.Status > 0 && strings.HasPrefix(last, "error: "):
+		return strings.TrimPrefix(last, "error: ") // as Nix says it, and we
 	case e.Signal != "":
 		how = "killed by signal " + e.Signal
 	case e.Status < 0:
 		how = "ended without a status"
 	}
-	if last := lastLine(e.Stderr); last != "" {
+	if last != "" {
 		how += ": " + last
 	}
 	return how

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -167,10 +168,20 @@ func probe(session *transport.Session, rtt time.Duration) (int64, error) {
 	return int64(probeBytes / took.Seconds()), err
 }
 
+// foreign is text of the far end as it stands, or quoted where it could be taken for
+// something else.
+func foreign(text string) string {
+	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' }
+	if text == "" || strings.ContainsFunc(text, odd) {
+		return strconv.Quote(text)
+	}
+	return text
+}
+
 func (r *checkRun) tellMachine(found *survey, far *farEnd, trust remote.Trust) {
-	r.find("machine", "%q, user %q", found.system, found.user)
-	r.find("programs", "%q, %q", found.nix, found.ours)
-	r.find("store", "%q", found.store)
+	r.find("machine", "%s, user %s", foreign(found.system), foreign(found.user))
+	r.find("programs", "%s, %s", foreign(found.nix), foreign(found.ours))
+	r.find("store", "%s", foreign(found.store))
 	r.find("trust", "%s", trustText(far, trust, found.write))
 	rtt := "unknown"
 	if d := far.conn.RTT(); d > 0 {

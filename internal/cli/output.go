@@ -156,8 +156,12 @@ func printPlan(w io.Writer, plan *closure.Plan, foreseen *forecast, summary stri
 // planSummary tells the totals of a plan.
 func planSummary(plan *closure.Plan, verb, host string) string {
 	var b strings.Builder
+	bytes := "nothing"
+	if len(plan.Send) > 0 {
+		bytes = ui.Bytes(plan.SendBytes())
+	}
 	fmt.Fprintf(&b, "would %s %s of %s %s: %s to send, %s present", verb, ui.Count(len(plan.Send)+len(plan.Fetch)),
-		ui.Paths(plan.Paths()), host, ui.Bytes(plan.SendBytes()), ui.Count(len(plan.Present)))
+		ui.Paths(plan.Paths()), host, bytes, ui.Count(len(plan.Present)))
 	if n := len(plan.Fetch); n > 0 {
 		_, download := plan.FetchBytes()
 		fmt.Fprintf(&b, ", %s from caches (%s to download)", ui.Count(n), ui.Bytes(download))

@@ -183,6 +183,8 @@ func (r *profileRun) rollback(ctx context.Context) error {
 func chooseGeneration(all []generation, number int, wanted bool) (generation, error) {
 	current := slices.IndexFunc(all, func(g generation) bool { return g.Current })
 	switch i := slices.IndexFunc(all, func(g generation) bool { return g.Number == number }); {
+	case len(all) == 0:
+		return generation{}, errors.New("it has no generations")
 	case wanted && i >= 0:
 		return all[i], nil
 	case wanted:

@@ -106,7 +106,7 @@ func storeAdd(r *storeRun) error {
 		}
 		info, err := r.store.AddTree(r.ctx, as, path)
 		if err != nil {
-			return fmt.Errorf("add %s: %w", path, err)
+			return err
 		}
 		fmt.Fprintln(r.stdout, info.Path)
 	}
@@ -193,6 +193,11 @@ func (r *storeRun) listTree(arg string) error {
 	path, inside, err := r.store.Resolve(r.ctx, arg)
 	if err != nil {
 		return &notInSourceError{err}
+	}
+	if valid, err := r.store.ValidPaths(r.ctx, []nix.StorePath{path}); err != nil {
+		return err
+	} else if len(valid) == 0 {
+		return &notInSourceError{fmt.Errorf("%s: %w", path, nix.ErrNotValid)}
 	}
 	top := filepath.Join(r.store.RealPath(path), inside)
 	return filepath.WalkDir(top, func(name string, entry fs.DirEntry, err error) error {
