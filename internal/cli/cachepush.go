@@ -70,9 +70,13 @@ func (p *program) cachePush(c *cli.Context) error {
 		return err
 	}
 	if !c.Bool("quiet") {
-		fmt.Fprintf(p.screen, "pushed %s of %s to %s: %s sent (%s uncompressed), %s present%s, %s\n",
-			ui.Count(result.Pushed), ui.Paths(result.Pushed+result.Present), files, ui.Bytes(result.Sent),
-			ui.Bytes(result.NARBytes), ui.Count(result.Present), newlySigned(result), ui.Seconds(time.Since(started)))
+		sent := "nothing to send"
+		if result.Pushed > 0 {
+			sent = fmt.Sprintf("%s sent (%s uncompressed)", ui.Bytes(result.Sent), ui.Bytes(result.NARBytes))
+		}
+		fmt.Fprintf(p.screen, "pushed %s of %s to %s: %s, %s present%s, %s\n",
+			ui.Count(result.Pushed), ui.Paths(result.Pushed+result.Present), files, sent,
+			ui.Count(result.Present), newlySigned(result), ui.Seconds(time.Since(started)))
 	}
 	return nil
 }

@@ -171,7 +171,7 @@ func (r *fetchRun) printPlan(plan *closure.Plan, report *fetchReport) error {
 		return printJSON(r.stdout, report)
 	}
 	printFetches(r.stdout, plan)
-	fmt.Fprintf(r.stdout, "would fetch %s\n", fetchSummary(plan))
+	fmt.Fprintf(r.stdout, "would fetch %s\n", fetchSummary(plan, "to download"))
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (r *fetchRun) printResult(plan *closure.Plan, report *fetchReport) error {
 	took := time.Since(r.started)
 	report.Result.Seconds = took.Seconds()
 	if !r.quiet {
-		fmt.Fprintf(r.screen, "fetched %s, %s\n", fetchSummary(plan), ui.Seconds(took))
+		fmt.Fprintf(r.screen, "fetched %s, %s\n", fetchSummary(plan, "downloaded"), ui.Seconds(took))
 	}
 	if r.json {
 		return printJSON(r.stdout, report)
@@ -194,15 +194,15 @@ func printFetches(w io.Writer, plan *closure.Plan) {
 	}
 }
 
-// fetchSummary counts what a plan fetches.
-func fetchSummary(plan *closure.Plan) string {
+// fetchSummary counts what a plan fetches. how is "to download", or "downloaded".
+func fetchSummary(plan *closure.Plan, how string) string {
 	var b strings.Builder
 	nar, download := plan.FetchBytes()
 	fmt.Fprintf(&b, "%s of %s: ", ui.Count(len(plan.Fetch)), ui.Paths(plan.Paths()))
 	if len(plan.Fetch) == 0 {
-		b.WriteString("nothing to download")
+		b.WriteString("nothing " + how)
 	} else {
-		fmt.Fprintf(&b, "%s to download for %s", ui.Bytes(download), ui.Bytes(nar))
+		fmt.Fprintf(&b, "%s %s for %s", ui.Bytes(download), how, ui.Bytes(nar))
 	}
 	fmt.Fprintf(&b, ", %s present", ui.Count(len(plan.Present)))
 	return b.String()

@@ -59,7 +59,11 @@ func storeSign(r *storeRun) error {
 			signed++
 		}
 	}
-	fmt.Fprintf(r.screen, "signed %s of %s, the others were signed already\n", ui.Count(signed), ui.Paths(len(infos)))
+	others := ""
+	if signed < len(infos) {
+		others = ", the others were signed already"
+	}
+	fmt.Fprintf(r.screen, "signed %s of %s%s\n", ui.Count(signed), ui.Paths(len(infos)), others)
 	return nil
 }
 
