@@ -70,7 +70,7 @@ func TestEarlySessions(t *testing.T) {
 	} {
 		t.Run(program, func(t *testing.T) {
 			h := &earlyHost{store: nixtest.NewStore(c...), program: program}
-			s, err := remote.Open(t.Context(), h, remote.FarEnd{}, remote.Options{StoreDir: nixtest.Dir, Spread: 4})
+			s, err := remote.Open(t.Context(), h, remote.FarEnd{}, remote.Options{StoreDir: nixtest.Dir, Spread: 4, Early: true})
 			if err != nil {
 				t.Fatal(err)
 			}

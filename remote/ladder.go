@@ -66,7 +66,7 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 	}
 	s, err := newStore(ctx, open, o)
 	if err == nil {
-		if command := far.earlyCommand(); command != "" {
+		if command := far.earlyCommand(); o.Early && command != "" {
 			s.early.begin = func(ctx context.Context) (io.ReadWriteCloser, error) { return start(ctx, host, true, command) }
 		}
 		s.openLane = func(ctx context.Context) (io.ReadWriteCloser, error) {

@@ -27,6 +27,7 @@ const (
 type Options struct {
 	StoreDir nix.StoreDir // default /nix/store
 	Spread   int          // sessions over which a long answer is spread; 0 or 1: one
+	Early    bool         // begin those before it is known whether they are needed
 	Logger   *slog.Logger // nil discards
 }
 

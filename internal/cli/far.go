@@ -88,7 +88,12 @@ func (r *copyRun) openFar(ctx context.Context, far *farEnd) error {
 }
 
 func (r *copyRun) farOptions(far *farEnd) remote.Options {
-	return remote.Options{StoreDir: storeDir(), Spread: spread(far.conn), Logger: r.log}
+	return remote.Options{
+		StoreDir: storeDir(),
+		Spread:   spread(far.conn),
+		Early:    r.connections <= 1, // further sessions are to be on further connections
+		Logger:   r.log,
+	}
 }
 
 // prompter asks the person at the terminal, if there is one.
