@@ -92,9 +92,10 @@ func (e *early) close() {
 }
 
 // takeEarly returns a session that was begun early, if the first turned out to be one of
-// nix-store.
+// nix-store. Otherwise it ends them: a host allows only so many.
 func (s *Store) takeEarly() io.ReadWriteCloser {
 	if programName(s.first.prelude.program) != "nix-store" {
+		go s.early.close()
 		return nil
 	}
 	return s.early.take()

@@ -56,10 +56,12 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 	var s *Store
 	open := func(ctx context.Context, further bool) (io.ReadWriteCloser, error) {
 		command := far.startCommand()
-		if further && s.first.prelude.program != "" {
+		if further {
 			if stream := s.takeEarly(); stream != nil {
 				return stream, nil
 			}
+		}
+		if further && s.first.prelude.program != "" {
 			command = far.command(Quote(s.first.prelude.program))
 		}
 		return start(ctx, host, further, command)
@@ -70,6 +72,7 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 			s.early.begin = func(ctx context.Context) (io.ReadWriteCloser, error) { return start(ctx, host, true, command) }
 		}
 		s.openLane = func(ctx context.Context) (io.ReadWriteCloser, error) {
+			go s.early.close() // it is not Nix's: they only take room
 			return start(ctx, host, true, far.laneCommand(s.first.prelude.program))
 		}
 	}
