@@ -40,11 +40,12 @@ func (e *early) start(ctx context.Context, n int) {
 	if e.begin == nil || e.waiting != nil {
 		return
 	}
+	begin := e.begin // not read later: close clears it
 	for range n {
 		begun := make(chan io.ReadWriteCloser, 1)
 		e.waiting = append(e.waiting, begun)
 		go func() {
-			stream, err := e.begin(ctx)
+			stream, err := begin(ctx)
 			if err != nil {
 				stream = nil
 			}
