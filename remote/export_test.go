@@ -20,3 +20,6 @@ func FollowPeer(r io.Reader, said func(kind byte, payload []byte)) error {
 
 // PeerData is the kind of the messages that carry NARs.
 const PeerData = msgData
+
+// WaitGone waits until p has ended.
+func (p *Peer) WaitGone() { <-p.gone }

@@ -65,6 +65,7 @@ type Peer struct {
 	numbers  uint64
 	lost     error // what the first session ended with
 	ended    bool  // no more adds are taken
+	blamed   bool  // a path was told why
 	bases    question[Base]
 	kept     question[partial]
 	common   question[bool]
@@ -276,15 +277,21 @@ func (p *Peer) fail(err error) {
 	for _, c := range channels {
 		c.in.close(err)
 	}
-	blamed := err == errClosed
 	for _, number := range slices.Sorted(maps.Keys(adds)) {
-		if !blamed {
-			adds[number].done(fmt.Errorf("send %s: %w", adds[number].path, err))
-			blamed = true
-			continue
-		}
-		adds[number].done(&abandonedError{err})
+		adds[number].done(p.blame(adds[number].path, err))
 	}
+}
+
+// blame returns what an end of everything means for a path: its cause for the first that
+// asks, and the consequence of that for all others.
+func (p *Peer) blame(path nix.StorePath, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.blamed || err == errClosed {
+		return &abandonedError{err}
+	}
+	p.blamed = true
+	return fmt.Errorf("send %s: %w", path, err)
 }
 
 func (p *Peer) take(m message) error {
@@ -404,16 +411,20 @@ func (p *Peer) Close() error {
 // Abort ends the protocol at once; whoever waits for it gets an error.
 func (p *Peer) Abort() { p.fail(errClosed) }
 
-// expect registers a path that is about to be sent.
+// expect registers a path that is about to be sent. Where none is any more, add is
+// done at once.
 func (p *Peer) expect(add *peerAdd) (uint64, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ended {
-		return 0, &abandonedError{p.bundle.failure()}
+	if !p.ended {
+		defer p.mu.Unlock()
+		p.numbers++
+		p.adds[p.numbers] = add
+		return p.numbers, nil
 	}
-	p.numbers++
-	p.adds[p.numbers] = add
-	return p.numbers, nil
+	p.mu.Unlock()
+	err := p.bundle.failure()
+	add.done(p.blame(add.path, err))
+	return 0, &abandonedError{err}
 }
 
 // forget says that the path with that number is not sent after all. What the far end
@@ -462,7 +473,6 @@ func (p *Peer) OpenChannel() (*Channel, error) {
 func (c *Channel) Add(ctx context.Context, info *nix.PathInfo, nar io.WriterTo, done func(error)) error {
 	number, err := c.p.expect(&peerAdd{path: info.Path, done: done})
 	if err != nil {
-		done(err)
 		return err
 	}
 	return c.send(number, info, 0, nar)

@@ -31,7 +31,6 @@ func (c *Channel) AddRest(ctx context.Context, info *nix.PathInfo, offset int64,
 		c.p.sendWhole(number, info, whole)
 	}})
 	if err != nil {
-		done(err)
 		return err
 	}
 	return c.send(number, info, offset, nar)

@@ -35,7 +35,6 @@ func (c *Channel) AddPatch(ctx context.Context, info *nix.PathInfo, patch Patch,
 		c.p.sendWhole(number, info, patch.Whole)
 	}})
 	if err != nil {
-		done(err)
 		return err
 	}
 	fields := appendUvarint(slices.Clone(c.out.channel), number)

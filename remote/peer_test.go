@@ -338,6 +338,36 @@ func TestPeerCut(t *testing.T) {
 	}
 }
 
+// TestPeerGone adds paths after the far end was lost: the first is told why.
+func TestPeerGone(t *testing.T) {
+	h := newPeerHost(t, nixtest.NewStore())
+	var far io.Closer
+	h.spoil = func(rw io.ReadWriteCloser) io.ReadWriteCloser { far = rw; return rw }
+	p := h.openPeer(t)
+	channel, err := p.OpenChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	p.WaitGone()
+	var consequence interface{ Consequence() bool }
+	for i, o := range nixtest.Chain(2) {
+		var told error
+		added := channel.Add(t.Context(), o.Info, exactly{bytes.NewReader(o.NAR), o.Info.NARSize}, func(err error) { told = err })
+		if !errors.As(added, &consequence) {
+			t.Errorf("Add of path %d returns %v, want a consequence", i, added)
+		}
+		switch first := i == 0; {
+		case told == nil:
+			t.Errorf("path %d is sent", i)
+		case errors.As(told, &consequence) == first:
+			t.Errorf("path %d is told %v", i, told)
+		case first && !strings.HasPrefix(told.Error(), "send "+o.Info.Path.String()):
+			t.Errorf("path %d is told %v, want its name", i, told)
+		}
+	}
+}
+
 func TestPeerAbort(t *testing.T) {
 	h := newPeerHost(t, nixtest.NewStore(nixtest.Chain(1)...))
 	p := h.openPeer(t)
