@@ -152,13 +152,14 @@ func (e *CycleError) Error() string {
 // referrers; among those that are free, the order of infos is kept. References to
 // paths outside infos and to the path itself do not matter.
 func Sort(infos []*nix.PathInfo) ([]*nix.PathInfo, error) {
-	byPath := make(map[nix.StorePath]*nix.PathInfo, len(infos))
-	for _, info := range infos {
-		byPath[info.Path] = info
+	nodes := make([]node, len(infos))
+	s := sorter{byPath: make(map[nix.StorePath]*node, len(infos)), order: make([]*nix.PathInfo, 0, len(infos))}
+	for i, info := range infos {
+		nodes[i].info = info
+		s.byPath[info.Path] = &nodes[i]
 	}
-	s := sorter{byPath: byPath, state: make(map[nix.StorePath]visit, len(infos))}
 	for _, info := range infos {
-		if err := s.visitFrom(info); err != nil {
+		if err := s.visitFrom(s.byPath[info.Path]); err != nil {
 			return nil, err
 		}
 	}
@@ -172,57 +173,56 @@ const (
 	closed                  // in the order
 )
 
+type node struct {
+	info  *nix.PathInfo
+	state visit
+	next  int // reference to look at
+}
+
 // A sorter walks depth first with a stack of its own, as a chain of references may
 // be as long as the closure.
 type sorter struct {
-	byPath map[nix.StorePath]*nix.PathInfo
-	state  map[nix.StorePath]visit
-	stack  []frame
+	byPath map[nix.StorePath]*node
+	stack  []*node
 	order  []*nix.PathInfo
 }
 
-type frame struct {
-	info *nix.PathInfo
-	next int // reference to look at
-}
-
-func (s *sorter) visitFrom(info *nix.PathInfo) error {
-	s.push(info)
+func (s *sorter) visitFrom(n *node) error {
+	s.push(n)
 	for len(s.stack) > 0 {
-		top := &s.stack[len(s.stack)-1]
+		top := s.stack[len(s.stack)-1]
 		if top.next == len(top.info.References) {
-			s.state[top.info.Path] = closed
+			top.state = closed
 			s.order = append(s.order, top.info)
 			s.stack = s.stack[:len(s.stack)-1]
 			continue
 		}
-		ref := top.info.References[top.next]
+		target := s.byPath[top.info.References[top.next]]
 		top.next++
-		target := s.byPath[ref]
-		if target == nil || ref == top.info.Path {
+		if target == nil || target == top {
 			continue
 		}
-		if s.state[ref] == open {
-			return s.cycle(ref)
+		if target.state == open {
+			return s.cycle(target)
 		}
 		s.push(target)
 	}
 	return nil
 }
 
-func (s *sorter) push(info *nix.PathInfo) {
-	if s.state[info.Path] == 0 {
-		s.state[info.Path] = open
-		s.stack = append(s.stack, frame{info: info})
+func (s *sorter) push(n *node) {
+	if n.state == 0 {
+		n.state = open
+		s.stack = append(s.stack, n)
 	}
 }
 
-// cycle names the paths on the stack from p on.
-func (s *sorter) cycle(p nix.StorePath) error {
+// cycle names the paths on the stack from n on.
+func (s *sorter) cycle(n *node) error {
 	var paths []nix.StorePath
 	for i := len(s.stack) - 1; i >= 0; i-- {
 		paths = append(paths, s.stack[i].info.Path)
-		if s.stack[i].info.Path == p {
+		if s.stack[i] == n {
 			break
 		}
 	}

@@ -1,6 +1,8 @@
 package localstore
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -15,7 +17,7 @@ const (
 	bytesPerPath = 700
 	// fewShare is the part of a database below which single queries for each
 	// path are faster than reading a whole table.
-	fewShare = 1.0 / 16
+	fewShare = 1.0 / 32
 	// maxLoadedID bounds the memory that a whole table takes: row numbers are
 	// never used again, so they may be much larger than the number of rows.
 	maxLoadedID = 4 << 20
@@ -30,13 +32,14 @@ type graph struct {
 	maxID int64
 
 	ids   []int64       // in the order they were added
-	index map[int64]int // of an id in ids
+	index map[int64]int // of an id in ids, until the tables are loaded
+	place []int32       // the same plus one, 0 for other ids, from then on
 	refs  [][]int64     // of the first ids; the others' are not known yet
 
 	// The whole table of references, if loaded: id refers to
 	// targets[starts[id]:starts[id+1]].
 	starts  []uint32
-	targets []uint32
+	targets []int64
 }
 
 func newGraph(conn *sqlite.Conn, dir nix.StoreDir) (*graph, error) {
@@ -65,10 +68,27 @@ func (g *graph) many() bool { return len(g.ids) > g.few }
 
 // add adds a node.
 func (g *graph) add(id int64) {
-	if _, ok := g.index[id]; !ok {
-		g.index[id] = len(g.ids)
-		g.ids = append(g.ids, id)
+	if _, ok := g.find(id); ok {
+		return
 	}
+	if g.ids = append(g.ids, id); g.place != nil {
+		g.place[id] = int32(len(g.ids))
+	} else {
+		g.index[id] = len(g.ids) - 1
+	}
+}
+
+// find returns where in ids an id is.
+func (g *graph) find(id int64) (int, bool) {
+	if g.place == nil {
+		i, ok := g.index[id]
+		return i, ok
+	}
+	if id < 0 || id >= int64(len(g.place)) {
+		return 0, false
+	}
+	i := int(g.place[id]) - 1
+	return i, i >= 0
 }
 
 // close adds what the nodes refer to, in any number of steps.
@@ -95,11 +115,7 @@ func (g *graph) nextRefs() ([]int64, error) {
 	id := g.ids[len(g.refs)]
 	var refs []int64
 	if g.starts != nil {
-		targets := g.targets[g.starts[id]:g.starts[id+1]]
-		refs = make([]int64, len(targets))
-		for i, ref := range targets {
-			refs[i] = int64(ref)
-		}
+		refs = g.targets[g.starts[id]:g.starts[id+1]]
 	} else {
 		var err error
 		if refs, err = g.queryRefs(id); err != nil {
@@ -149,12 +165,20 @@ func (g *graph) loadRefs() error {
 		for int64(len(starts)) <= from {
 			starts = append(starts, uint32(len(g.targets)))
 		}
-		g.targets = append(g.targets, uint32(to))
+		g.targets = append(g.targets, to)
 	}
 	for int64(len(starts)) <= g.maxID+1 {
 		starts = append(starts, uint32(len(g.targets)))
 	}
 	g.starts = starts
+	g.place = make([]int32, g.maxID+1)
+	for i, id := range g.ids {
+		if id > g.maxID {
+			return fmt.Errorf("row %d of the valid paths is missing", id)
+		}
+		g.place[id] = int32(i) + 1
+	}
+	g.index = nil
 	return nil
 }
 
@@ -213,7 +237,7 @@ func (g *graph) loadMany(infos []*nix.PathInfo) error {
 		if more, err := stmt.Step(); err != nil || !more {
 			return err
 		}
-		if i, ok := g.index[stmt.ColumnInt64(0)]; ok {
+		if i, ok := g.find(stmt.ColumnInt64(0)); ok {
 			if infos[i], err = readInfo(stmt, g.dir); err != nil {
 				return err
 			}
@@ -231,7 +255,7 @@ func (g *graph) nameRefs(infos []*nix.PathInfo) error {
 		info.References = make([]nix.StorePath, 0, len(g.refs[i]))
 		inside = inside[:0]
 		for _, ref := range g.refs[i] {
-			if j, ok := g.index[ref]; ok {
+			if j, ok := g.find(ref); ok {
 				inside = append(inside, places[j])
 				continue
 			}
@@ -255,14 +279,23 @@ func (g *graph) nameRefs(infos []*nix.PathInfo) error {
 
 // sortPaths returns the paths of infos in their order, and the place of each there.
 func sortPaths(infos []*nix.PathInfo) (sorted []nix.StorePath, places []int) {
-	order := make([]int, len(infos))
-	for i := range order {
-		order[i] = i
+	type key struct {
+		first uint64 // bytes of the hash part, which nearly always decide
+		i     int
 	}
-	slices.SortFunc(order, func(a, b int) int { return infos[a].Path.Compare(infos[b].Path) })
+	keys := make([]key, len(infos))
+	for i, info := range infos {
+		keys[i] = key{binary.BigEndian.Uint64([]byte(info.Path.HashPart())), i}
+	}
+	slices.SortFunc(keys, func(a, b key) int {
+		if a.first != b.first {
+			return cmp.Compare(a.first, b.first)
+		}
+		return infos[a.i].Path.Compare(infos[b.i].Path)
+	})
 	sorted, places = make([]nix.StorePath, len(infos)), make([]int, len(infos))
-	for place, i := range order {
-		sorted[place], places[i] = infos[i].Path, place
+	for place, k := range keys {
+		sorted[place], places[k.i] = infos[k.i].Path, place
 	}
 	return sorted, places
 }

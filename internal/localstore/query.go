@@ -160,7 +160,7 @@ func readInfo(stmt *sqlite.Stmt, dir nix.StoreDir) (*nix.PathInfo, error) {
 		Path:       p,
 		NARSize:    stmt.ColumnInt64(5),
 		Ultimate:   stmt.ColumnInt64(6) == 1,
-		Signatures: strings.Fields(stmt.ColumnText(7)),
+		Signatures: signaturesIn(stmt.ColumnText(7)),
 		CA:         stmt.ColumnText(8),
 	}
 	if info.NARHash, err = nix.ParseHash(stmt.ColumnText(2)); err != nil {
@@ -175,6 +175,14 @@ func readInfo(stmt *sqlite.Stmt, dir nix.StoreDir) (*nix.PathInfo, error) {
 		}
 	}
 	return info, nil
+}
+
+// signaturesIn returns the signatures in a column; there is seldom more than one.
+func signaturesIn(column string) []string {
+	if column == "" || strings.Contains(column, " ") {
+		return strings.Fields(column)
+	}
+	return []string{column}
 }
 
 // AllPaths returns all valid paths, sorted.
