@@ -85,7 +85,7 @@ func (p *packer) observe(taken, sent int) {
 	p.taken += taken
 	p.passed += sent
 	took := time.Since(p.since)
-	if p.passed < packPeriod || took < packTime {
+	if p.passed < packPeriod || took < p.period() {
 		return
 	}
 	if p.total == 0 {
@@ -99,6 +99,15 @@ func (p *packer) observe(taken, sent int) {
 	p.since, p.taken, p.passed, p.waited = time.Now(), 0, 0, 0
 	p.stale = p.stale || level != p.level
 	p.level = level
+}
+
+// period is how long a level is looked at. To go without what was compression for as long
+// would cost more than it can tell.
+func (p *packer) period() time.Duration {
+	if p.goal > 0 && p.level < p.back {
+		return packTime / 2
+	}
+	return packTime
 }
 
 // learn finds out how fast the link is: it is known when it was waited for, and at least
@@ -123,11 +132,11 @@ func (p *packer) next(rate, waited float64) int {
 		p.rests = max(packRest, 2*p.rests)
 		p.rest = p.rests
 		return p.back
-	case p.level > 0 && waited < 1./8 && settled:
+	case p.level > 1 && waited < 1./8 && settled:
 		return p.level - 1
 	case p.rest > 0:
 		p.rest--
-	case p.level > 0 && rate > packBelow && settled:
+	case p.level > 0 && (waited < 1./8 || rate > packBelow) && settled:
 		return p.try(0, rate)
 	case waited > 0.5 && (p.level > 0 || p.plain < packBelow):
 		return p.try(min(p.level+1, len(packLevels)-1), packGain*rate)

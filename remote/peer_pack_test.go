@@ -55,7 +55,9 @@ func TestPackObserves(t *testing.T) {
 		{"link is the limit", packer{level: 1, goal: slow}, 2 * slow, 0.9, 2, 0},
 		{"best already", packer{level: 4}, slow, 0.9, 4, 0},
 		{"compression is the limit", packer{level: 2}, 2 * slow, 0.01, 1, 0},
-		{"even that", packer{level: 1, rest: 2}, slow, 0.01, 0, 2},
+		{"even that", packer{level: 1}, slow, 0.01, 0, 0},
+		{"it was faster nevertheless", packer{goal: slow, back: 1}, slow / 2, 0.9, 1, packRest},
+		{"as it was a moment ago", packer{level: 1, rest: 2}, slow, 0.01, 1, 1},
 		{"in balance", packer{level: 2}, slow, 0.3, 2, 0},
 		{"perhaps fast", packer{level: 2}, 10 * slow, 0.3, 0, 0},
 		{"not fast", packer{goal: 10 * slow, back: 2}, 5 * slow, 0.9, 2, packRest},
@@ -76,6 +78,14 @@ func TestPackPeriod(t *testing.T) {
 		if p.observe(packPeriod, packPeriod); p.level != want {
 			t.Errorf("level %d after %v, want %d", p.level, took, want)
 		}
+	}
+}
+
+// TestPackTrial has a trial without compression, which is slower: it ends soon.
+func TestPackTrial(t *testing.T) {
+	p := &packer{since: time.Now().Add(-packTime / 2), total: 1 << 30, goal: 1 << 30, back: 1}
+	if p.observe(packPeriod, packPeriod); p.level != 1 {
+		t.Errorf("level %d after a trial of %v, want 1", p.level, packTime/2)
 	}
 }
 
