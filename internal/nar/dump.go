@@ -27,6 +27,11 @@ const (
 // segments beyond their own that all of them together may have.
 var spare = make(chan struct{}, 64)
 
+// segments that no Dump has at the moment.
+var segments = sync.Pool{New: func() any {
+	return &segment{buf: make([]byte, 0, chunkSize), done: make(chan struct{}, 1)}
+}}
+
 // Dump writes the file, directory or symbolic link at path to w as an archive.
 // It follows no link, not even at path itself. A file that is none of the three
 // is an error wrapping ErrSpecial, and one that changes its size meanwhile one
@@ -211,7 +216,9 @@ func (d *dumper) takeSpare() bool {
 
 func (d *dumper) newSegment() *segment {
 	d.made++
-	return &segment{done: make(chan struct{}, 1), marked: d.marker != nil}
+	s := segments.Get().(*segment)
+	s.marked = d.marker != nil
+	return s
 }
 
 func (d *dumper) handOn() {
@@ -252,6 +259,7 @@ func (d *dumper) finish(err error) error {
 	}
 	if d.order == nil {
 		d.write(d.segment)
+		segments.Put(d.segment)
 		return context.Cause(d.ctx)
 	}
 	if d.segment != nil {
@@ -262,6 +270,9 @@ func (d *dumper) finish(err error) error {
 	d.running.Wait()
 	for range d.made - ownSegments {
 		<-spare
+	}
+	for range d.made {
+		segments.Put(<-d.free)
 	}
 	return context.Cause(d.ctx)
 }

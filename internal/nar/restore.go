@@ -87,6 +87,9 @@ func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts
 	if t.workers <= 0 {
 		t.workers = defaultWorkers
 	}
+	chunk := chunks.Get().(*[chunkSize]byte)
+	defer chunks.Put(chunk)
+	t.nar.chunk = chunk[:]
 	parent := &targetDir{fd: int(dir.Fd()), path: filepath.Clean(dir.Name()), borrowed: true}
 	parent.refs.Store(1)
 	t.open = append(t.open, parent)
@@ -114,6 +117,12 @@ type restorer struct {
 	unready sync.WaitGroup // batches handed on and not written
 	running sync.WaitGroup // workers
 }
+
+// batches and chunks that no restorer has at the moment.
+var (
+	batches = sync.Pool{New: func() any { return &batch{buf: make([]byte, 0, chunkSize)} }}
+	chunks  = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+)
 
 // A batch is a number of nodes to make, and the contents of the files among them.
 type batch struct {
@@ -255,6 +264,19 @@ func complete(fd int, mode uint32) error {
 	return setModTime(fd, canonicalTime)
 }
 
+// completeFile does the same for a file that was made with that mode, which a umask may
+// have narrowed: to look is cheaper than to change what is right.
+func completeFile(fd int, mode uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if uint32(st.Mode)&0o7777 != mode {
+		return complete(fd, mode)
+	}
+	return setModTime(fd, canonicalTime)
+}
+
 // large makes a file that would not fit into a batch. It gets its size also where
 // contents are missing.
 func (t *restorer) large(dir *targetDir, name string, entry *Entry) error {
@@ -300,7 +322,7 @@ func (t *restorer) file(dir *targetDir, name string, executable bool, fill func(
 	}
 	err = fill(fd)
 	if err == nil && t.canonical {
-		err = complete(fd, mode)
+		err = completeFile(fd, mode)
 	}
 	if closeErr := unix.Close(fd); err == nil {
 		err = closeErr
@@ -337,7 +359,7 @@ func (t *restorer) makeRoom(size int) error {
 	}
 	if t.made < restoreBatches {
 		t.made++
-		t.batch = new(batch)
+		t.batch = batches.Get().(*batch)
 		return nil
 	}
 	select {
@@ -395,8 +417,13 @@ func (t *restorer) finish(err error) error {
 	}
 	if t.batch != nil {
 		t.makeAll(t.batch)
+		batches.Put(t.batch)
+		t.made--
 	}
 	t.running.Wait()
+	for range t.made {
+		batches.Put(<-t.free)
+	}
 	if err != nil {
 		t.cancel(&BrokenError{Offset: t.whole, Err: err}) // unless writing failed before
 	}
@@ -409,14 +436,12 @@ func (t *restorer) finish(err error) error {
 // write makes the nodes of a batch and readies it for another use.
 func (t *restorer) write(b *batch) {
 	t.makeAll(b)
-	clear(b.nodes)
-	b.nodes, b.buf = b.nodes[:0], b.buf[:0]
 	t.free <- b
 	t.unready.Done()
 }
 
-// makeAll makes the nodes of a batch; after an error it only releases their
-// directories.
+// makeAll makes the nodes of a batch and readies it for another use; after an error it
+// only releases their directories.
 func (t *restorer) makeAll(b *batch) {
 	content := b.buf
 	for _, n := range b.nodes {
@@ -436,6 +461,8 @@ func (t *restorer) makeAll(b *batch) {
 		content = content[n.size:]
 		t.release(n.dir)
 	}
+	clear(b.nodes)
+	b.nodes, b.buf = b.nodes[:0], b.buf[:0]
 }
 
 func (t *restorer) pathError(dir *targetDir, name string, err error) error {
