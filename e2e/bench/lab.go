@@ -135,17 +135,34 @@ func (l *lab) mountImage(ctx context.Context, image, dir string) error {
 	return execute(ctx, "mount", "-o", "loop", image, dir)
 }
 
+// discardImage waits until the file system is gone. Processes of a far end have mounts of
+// their own, which keep it alive until they have ended, and the last of them to end writes
+// to the image what is still in memory: that is not to happen while the next tool runs.
 func discardImage(image, dir string) {
-	// A far end may take a moment to end and to let go of the file system.
-	for range 50 {
-		if err := syscall.Unmount(dir, 0); !errors.Is(err, syscall.EBUSY) {
+	const patience = 2 * time.Minute
+	for end := time.Now().Add(patience); isMounted(image, dir); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			fmt.Fprintf(os.Stderr, "bench: %s is still in use\n", image)
 			break
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	if err := os.Remove(image); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 	}
+}
+
+// isMounted unmounts an image, and reports whether it has its loop device nevertheless.
+func isMounted(image, dir string) bool {
+	if err := syscall.Unmount(dir, 0); errors.Is(err, syscall.EBUSY) {
+		return true
+	}
+	devices, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // the pattern is good
+	for _, device := range devices {
+		if file, err := os.ReadFile(device); err == nil && strings.TrimSpace(string(file)) == image {
+			return true
+		}
+	}
+	return false
 }
 
 func execute(ctx context.Context, line ...string) error {
