@@ -50,13 +50,13 @@ func (c Compression) CheckWritable(level int) error {
 }
 
 // newPushEncoder compresses in the goroutine that writes: several NARs are written
-// side by side.
+// side by side. It adds no checksum to the hashes that a narinfo has.
 func newPushEncoder(w io.Writer, level int) (*zstd.Encoder, error) {
 	if level == 0 {
 		level = 3
 	}
 	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pushWindow))
+		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(pushWindow), zstd.WithEncoderCRC(false))
 }
 
 // unchanged is the writer that does not compress.
