@@ -15,7 +15,7 @@ import (
 	"github.com/copy-closure/copy-closure/internal/wire"
 )
 
-// Magic numbers and versions of the serve protocol; PROTOCOL.md has the bytes.
+// Magic numbers and versions of the serve protocol; NIX.md has the bytes.
 const (
 	serveMagicClient = 0x390c9deb
 	serveMagicServer = 0x5452eecb

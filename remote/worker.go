@@ -1,6 +1,6 @@
 package remote
 
-// Magic numbers and versions of the worker protocol; PROTOCOL.md has the bytes.
+// Magic numbers and versions of the worker protocol; NIX.md has the bytes.
 const (
 	workerMagicClient = 0x6e697863
 	workerMagicServer = 0x6478696f
