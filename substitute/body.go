@@ -85,13 +85,8 @@ func (b *body) write(ctx context.Context, w io.Writer, apart bool) error {
 // hashed passes on the NAR and hashes it, apart on a goroutine of its own.
 func (b *body) hashed(ctx context.Context, c *checker, apart bool) error {
 	begun := time.Now()
-	digest := sha256.New()
-	sum := func() []byte { return digest.Sum(nil) }
+	digest := nar.NewHasherIf(apart, sha256.New())
 	c.hash = digest
-	if apart {
-		hasher := nar.NewHasher(digest)
-		c.hash, sum = hasher, hasher.Sum
-	}
 	var mark nar.Mark
 	var err error
 	marking, marks := b.store.(MarkingStore)
@@ -100,7 +95,7 @@ func (b *body) hashed(ctx context.Context, c *checker, apart bool) error {
 	} else {
 		err = b.store.WriteNAR(ctx, c, b.info.Path)
 	}
-	hash := nix.SHA256Hash([sha256.Size]byte(sum()))
+	hash := nix.SHA256Hash([sha256.Size]byte(digest.Sum()))
 	if err == nil {
 		err = b.info.CheckNAR(hash, b.info.NARSize-c.left)
 	}

@@ -127,7 +127,7 @@ func (c *Channel) Publish(ctx context.Context, files WritableFiles) error {
 
 // putFilled makes a file of what fill writes.
 func putFilled(ctx context.Context, files WritableFiles, name string, xz bool, fill func(io.Writer) error) (err error) {
-	s, err := newSpool()
+	s, err := newSpool(files, path.Dir(name))
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package substitute
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,51 +46,62 @@ func (d Dir) Open(_ context.Context, name string, offset int64) (io.ReadCloser, 
 
 // Put implements WritableFiles: the contents are written beside their place, brought
 // to the disk, and renamed.
-func (d Dir) Put(ctx context.Context, name string, contents io.ReadSeeker, size int64) (err error) {
+func (d Dir) Put(ctx context.Context, name string, contents io.ReadSeeker, size int64) error {
+	if _, err := d.path(name); err != nil {
+		return err
+	}
+	f, err := d.Create(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	n, err := io.Copy(f, contents)
+	stop()
+	if err == nil && n != size {
+		err = fmt.Errorf("%d bytes were written, expected %d", n, size)
+	}
+	if err != nil {
+		return errors.Join(cmp.Or(context.Cause(ctx), fmt.Errorf("%s/%s: %w", d, name, err)), discard(f))
+	}
+	return d.Place(ctx, f, name)
+}
+
+// Create implements spoolHome.
+func (d Dir) Create(dir string) (*os.File, error) {
+	path, err := d.path(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, err
+	}
+	return os.CreateTemp(path, temporaryPrefix+"*")
+}
+
+// Place implements spoolHome.
+func (d Dir) Place(ctx context.Context, f *os.File, name string) error {
 	path, err := d.path(name)
+	if err == nil {
+		err = cmp.Or(context.Cause(ctx), f.Chmod(0o644), f.Sync(), f.Close())
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
 	if err != nil {
-		return err
+		err = errors.Join(fmt.Errorf("%s/%s: %w", d, name, err), discard(f))
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), temporaryPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("%s: %w", path, err), os.Remove(f.Name()))
-		}
-	}()
-	if err := fill(ctx, f, contents, size); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return err
+}
+
+// discard closes and deletes a file that is not needed.
+func discard(f *os.File) error {
+	f.Close() // it may be closed
+	return os.Remove(f.Name())
 }
 
 // temporaryPrefix marks files that are being written, and those that a killed process
 // has left. No name in a cache begins with it.
 const temporaryPrefix = ".copy-closure-"
-
-// fill writes contents to a file that all may read.
-func fill(ctx context.Context, f *os.File, contents io.Reader, size int64) error {
-	stop := context.AfterFunc(ctx, func() { f.Close() })
-	defer stop()
-	n, err := io.Copy(f, contents)
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		return err
-	case n != size:
-		return fmt.Errorf("%d bytes were written, expected %d", n, size)
-	}
-	return errors.Join(f.Chmod(0o644), f.Sync())
-}
 
 // Size implements WritableFiles.
 func (d Dir) Size(_ context.Context, name string) (int64, error) {

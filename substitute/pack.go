@@ -24,8 +24,10 @@ func (p *packed) close() error { return errors.Join(p.nar.close(), p.listing.clo
 // A packer compresses one path after another. It keeps its zstd encoder, whose memory
 // would take longer to make than most paths take to compress.
 type packer struct {
+	files       WritableFiles
 	compression Compression
 	level       int
+	apart       bool          // hash on a goroutine of its own
 	zstd        *zstd.Encoder // nil until it is needed
 }
 
@@ -37,10 +39,10 @@ func (k *packer) pack(ctx context.Context, source NARSource, info *nix.PathInfo,
 			p.close()
 		}
 	}()
-	if p.nar, err = newSpool(); err != nil {
+	if p.nar, err = newSpool(k.files, "nar"); err != nil {
 		return nil, err
 	}
-	if p.listing, err = newSpool(); err != nil {
+	if p.listing, err = newSpool(k.files, "."); err != nil {
 		return nil, err
 	}
 	encoder, err := k.encoder(ctx, p.nar)
@@ -66,7 +68,7 @@ func (k *packer) split(ctx context.Context, source NARSource, info *nix.PathInfo
 		r.CloseWithError(err)
 		listed <- err
 	}()
-	hash := nar.NewHasher(sha256.New())
+	hash := nar.NewHasherIf(k.apart, sha256.New())
 	out := &counter{meter: meter}
 	err := source.WriteNAR(ctx, io.MultiWriter(out, hash, encoder, w), info.Path)
 	w.CloseWithError(err)

@@ -186,7 +186,7 @@ func newPush(w *Writer, missing []*nix.PathInfo) *push {
 		w.Meter.Expect(1, info.NARSize)
 	}
 	for range cap(p.packers) {
-		p.packers <- &packer{compression: w.Compression, level: w.Level}
+		p.packers <- &packer{files: w.Files, compression: w.Compression, level: w.Level, apart: len(missing) < cap(p.packers)}
 	}
 	return p
 }

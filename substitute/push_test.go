@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -112,6 +114,13 @@ func (f *limitedFiles) Put(ctx context.Context, name string, contents io.ReadSee
 	return f.Dir.Put(ctx, name, contents, size)
 }
 
+func (f *limitedFiles) Place(ctx context.Context, file *os.File, name string) error {
+	if f.left.Add(-1) < 0 {
+		return errors.Join(errFull, file.Close(), os.Remove(file.Name()))
+	}
+	return f.Dir.Place(ctx, file, name)
+}
+
 // TestPushStopsAnywhere looks into the cache after each number of changes.
 func TestPushStopsAnywhere(t *testing.T) {
 	closure := nixtest.Diamond()
@@ -122,6 +131,11 @@ func TestPushStopsAnywhere(t *testing.T) {
 		w := writer(files, closure)
 		if _, err := w.Push(t.Context(), closure.Infos()); !errors.Is(err, errFull) {
 			t.Fatalf("after %d changes: %v", n, err)
+		}
+		for _, dir := range []string{"", "nar"} {
+			if left, _ := filepath.Glob(filepath.Join(string(files.Dir), dir, ".copy-closure-*")); len(left) > 0 {
+				t.Errorf("after %d changes: left are %q", n, left)
+			}
 		}
 		if n > 0 {
 			if _, wrong := verify(t, files); len(wrong) > 0 {

@@ -30,7 +30,13 @@ type Hasher struct {
 }
 
 // NewHasher returns a Hasher that owns h.
-func NewHasher(h hash.Hash) *Hasher { return &Hasher{hash: h, direct: runtime.GOMAXPROCS(0) == 1} }
+func NewHasher(h hash.Hash) *Hasher { return NewHasherIf(true, h) }
+
+// NewHasherIf returns one that has a goroutine of its own only if apart: where as many
+// streams as there are processors are hashed anyway, it would only move data about.
+func NewHasherIf(apart bool, h hash.Hash) *Hasher {
+	return &Hasher{hash: h, direct: !apart || runtime.GOMAXPROCS(0) == 1}
+}
 
 // Write does not keep p.
 func (h *Hasher) Write(p []byte) (int, error) {
