@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/copy-closure/copy-closure/e2e/harness"
 )
 
@@ -25,6 +27,7 @@ type lab struct {
 	farBin  string // a PATH with copy-closure in it
 	number  int    // of fresh names used
 	sources map[string]*source
+	images  []string // that can be used
 }
 
 // A source is a closure in a store that is only read.
@@ -97,8 +100,8 @@ func (l *lab) source(ctx context.Context, name string, fill filler) (*source, er
 
 type filler func(context.Context, *harness.Store) (*harness.Closure, error)
 
-// imageSize is that of a fresh file system; images are sparse.
-const imageSize = 8 << 30
+// imageSize is that of a file system for destinations.
+const imageSize = 3 << 30
 
 // fresh returns a directory that never existed, on a file system that is new
 // if that was asked for, and how to get rid of it.
@@ -111,25 +114,40 @@ func (l *lab) fresh(ctx context.Context) (dir string, discard func(), err error)
 	if l.fs != "ext4" {
 		return dir, func() { removeAll(dir) }, nil
 	}
-	image := dir + ".img"
-	if err := l.mountImage(ctx, image, dir); err != nil {
-		return "", nil, err
+	image, err := l.takeImage()
+	if err == nil {
+		err = mountImage(ctx, image, dir)
 	}
-	return dir, func() { discardImage(image, dir) }, nil
+	return dir, func() { l.discardImage(image, dir) }, err
 }
 
-func (l *lab) mountImage(ctx context.Context, image, dir string) error {
+// takeImage returns the file of an image that is not in use. An image has all its memory
+// from the beginning, and is used again: who writes to it is not to pay for memory that a
+// disk would have, which in a virtual machine takes longer than writing.
+func (l *lab) takeImage() (string, error) {
+	if n := len(l.images); n > 0 {
+		image := l.images[n-1]
+		l.images = l.images[:n-1]
+		return image, nil
+	}
+	l.number++
+	image := l.file(fmt.Sprintf("image-%d", l.number))
 	f, err := os.Create(image)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := errors.Join(f.Truncate(imageSize), f.Close()); err != nil {
-		return err
+	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, imageSize), f.Close()); err != nil {
+		return "", fmt.Errorf("room for %s, of %d bytes: %w", image, imageSize, err)
 	}
-	// Without these options the kernel goes on initialising tables while the
-	// benchmark runs.
-	mkfs := "lazy_itable_init=0,lazy_journal_init=0"
-	if err := execute(ctx, "mkfs.ext4", "-q", "-E", mkfs, image); err != nil {
+	return image, nil
+}
+
+// mountImage makes a file system in an image.
+func mountImage(ctx context.Context, image, dir string) error {
+	// Without the lazy options the kernel goes on initialising tables while the
+	// benchmark runs; to discard is to give back the memory.
+	mkfs := "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
+	if err := execute(ctx, "mkfs.ext4", "-q", "-F", "-E", mkfs, image); err != nil {
 		return err
 	}
 	return execute(ctx, "mount", "-o", "loop", image, dir)
@@ -138,17 +156,15 @@ func (l *lab) mountImage(ctx context.Context, image, dir string) error {
 // discardImage waits until the file system is gone. Processes of a far end have mounts of
 // their own, which keep it alive until they have ended, and the last of them to end writes
 // to the image what is still in memory: that is not to happen while the next tool runs.
-func discardImage(image, dir string) {
+func (l *lab) discardImage(image, dir string) {
 	const patience = 2 * time.Minute
 	for end := time.Now().Add(patience); isMounted(image, dir); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			fmt.Fprintf(os.Stderr, "bench: %s is still in use\n", image)
-			break
+			return
 		}
 	}
-	if err := os.Remove(image); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-	}
+	l.images = append(l.images, image)
 }
 
 // isMounted unmounts an image, and reports whether it has its loop device nevertheless.
