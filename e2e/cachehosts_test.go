@@ -16,7 +16,8 @@ import (
 )
 
 // cmdS3Server starts an S3 server with one empty bucket, $s3, in REGION or us-east-1. It
-// lets everybody read, and wants all else signed, by "key" or by "machine".
+// lets everybody read, and wants all else signed, by "key" or by "machine". As a proxy it
+// is bucket.s3.test as well.
 func cmdS3Server(s script, args []string) error {
 	guard := &s3Guard{region: "us-east-1", identities: map[string]s3Identity{
 		"key":     {secret: "secret"},
@@ -33,7 +34,7 @@ func cmdS3Server(s script, args []string) error {
 	if err != nil {
 		return err
 	}
-	guard.Handler = gofakes3.New(backend).Server()
+	guard.Handler = gofakes3.New(backend, gofakes3.WithHostBucketBase(s3Name)).Server()
 	server := &http.Server{Handler: guard}
 	done := make(chan struct{})
 	go func() {

@@ -29,12 +29,19 @@ type s3Guard struct {
 	identities map[string]s3Identity // by access key
 }
 
+// s3Name is a name of the server that knows buckets by their hosts' names only.
+const s3Name = "s3.test"
+
 const s3TimeForm = "20060102T150405Z"
 
 func (g *s3Guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/credentials" {
 		id := g.identities["machine"]
 		fmt.Fprintf(w, `{"AccessKeyId":"machine","SecretAccessKey":%q,"Token":%q,"Expiration":"2099-01-01T00:00:00Z"}`, id.secret, id.token)
+		return
+	}
+	if r.Host == s3Name {
+		http.Error(w, "there is no bucket with this host's name", http.StatusBadRequest)
 		return
 	}
 	anonymous := r.Header.Get("Authorization") == "" && (r.Method == http.MethodGet || r.Method == http.MethodHead)
