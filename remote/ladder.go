@@ -68,6 +68,7 @@ func Open(ctx context.Context, host Host, far FarEnd, o Options) (*Store, error)
 	}
 	s, err := newStore(ctx, open, o)
 	if err == nil {
+		s.asked = far.Program
 		if command := far.earlyCommand(); o.Early && command != "" {
 			s.early.begin = func(ctx context.Context) (io.ReadWriteCloser, error) { return start(ctx, host, true, command) }
 		}

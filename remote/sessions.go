@@ -20,6 +20,7 @@ type sessions struct {
 	dialect dialect
 	lanes   laneDialect
 	first   *conn
+	asked   string // the program that was asked for by name; empty: the start script chooses
 	rounds  atomic.Int64
 
 	mu      sync.Mutex
@@ -94,9 +95,12 @@ func (s *sessions) Describe() string {
 	return fmt.Sprintf("%s, %s %d.%d", program, s.dialect.name(), s.first.version>>8, s.first.version&0xff)
 }
 
-// Program is the path of what serves at the far end, empty where the far end chose
-// it or before the first answer.
+// Program is what serves at the far end: the words that were asked for, or the path of
+// what was found; empty where the far end chose it or before the first answer.
 func (s *sessions) Program() string {
+	if s.asked != "" {
+		return s.asked
+	}
 	select {
 	case <-s.first.greeted:
 		return s.first.prelude.program
@@ -106,11 +110,12 @@ func (s *sessions) Program() string {
 }
 
 // Forced reports whether the far end ignored our start script, as it does where a
-// forced command decides what runs. It is known after the first answer.
+// forced command decides what runs. It is known after the first answer, and cannot be
+// told where a program was asked for by name.
 func (s *sessions) Forced() bool {
 	select {
 	case <-s.first.greeted:
-		return s.first.prelude.program == ""
+		return s.Program() == ""
 	default:
 		return false
 	}

@@ -19,6 +19,9 @@ func OpenDaemonOn(ctx context.Context, host Host, far FarEnd, o Options) (*Daemo
 		return start(ctx, host, further, command)
 	}
 	d, err := OpenDaemon(ctx, open, o)
+	if err == nil {
+		d.asked = far.Program
+	}
 	return d, err
 }
 

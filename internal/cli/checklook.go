@@ -37,9 +37,13 @@ func (r *checkRun) look(ctx context.Context) error {
 	}
 	r.find("far end", "%s", far.Describe())
 	if room := far.Room(); room != nil {
-		r.find("room", "%s and %s files free for the store (%s)", ui.Bytes(room.Bytes), ui.Count(int(room.Files)), room.FileSystem)
+		place := "the store"
+		if room.FileSystem != "" {
+			place += " (" + room.FileSystem + ")"
+		}
+		r.find("room", "%s and %s files free for %s", ui.Bytes(room.Bytes), ui.Count(int(room.Files)), place)
 	}
-	forced := far.Forced() && r.host.program == ""
+	forced := far.Forced()
 	if forced {
 		leave() // what was asked for is not what runs
 	}

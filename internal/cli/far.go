@@ -281,6 +281,9 @@ func (f *farEnd) output(ctx context.Context, command string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := session.CloseWrite(); err != nil { // a forced command may be waiting for a client
+		return "", errors.Join(err, session.Close())
+	}
 	const limit = 1 << 20
 	text, err := io.ReadAll(io.LimitReader(session, limit))
 	if closeErr := session.Close(); closeErr != nil {

@@ -72,7 +72,7 @@ func (r *copyRun) foresee(ctx context.Context, plan *closure.Plan, e ends) (*for
 	default:
 		f.room = e.far.Room()
 	}
-	if r.thorough && (!e.far.Forced() || r.host.program != "") {
+	if r.thorough && !e.far.Forced() {
 		rate, err := e.far.measureRate(ctx, r.pull)
 		if err != nil {
 			return nil, fmt.Errorf("measure the link: %w", err)

@@ -115,7 +115,7 @@ func (p *program) runFarProfile(r *profileRun, run func(*profileRun, context.Con
 		if err := far.Greet(r.Context.Context); err != nil {
 			return err
 		}
-		if far.Forced() && host.program == "" {
+		if far.Forced() {
 			return errors.New("the account runs a forced command and nothing else; log in as a user with a shell")
 		}
 		r.end = far

@@ -72,7 +72,7 @@ func (e *noRoomError) Unwrap() error { return nix.ErrNoSpace }
 
 // room is what is free at the far end: nil if that cannot be known.
 func (f *farEnd) room(ctx context.Context, need int64) *remote.Room {
-	if room := f.Room(); room != nil || need < worthAsking || f.Forced() && f.host.program == "" {
+	if room := f.Room(); room != nil || need < worthAsking || f.Forced() {
 		return room
 	}
 	f.execs += 4 // to open SFTP, and for the answer

@@ -65,15 +65,20 @@ for f do
   [ -w "$d" ] || { echo "$d is not writable" >&2; exit 1; }
 done`
 
+var errForced = errors.New("make roots: the account runs a forced command and nothing else; copy without --add-root and --profile, or as a user with a shell")
+
 func (f *farEnd) checkRoots(ctx context.Context, q rootRequest) error {
 	if q.empty() {
 		return nil
 	}
 	if f.Forced() {
-		return fmt.Errorf("make roots: the account runs a forced command and nothing else; copy without --add-root and --profile, or as a user with a shell")
+		return errForced
 	}
-	if f.host.program != "" {
-		return nil // perhaps under sudo: its rights are not ours
+	if f.host.program != "" { // perhaps under sudo: its rights are not ours
+		if text, err := f.output(ctx, remote.Command("echo here")); !strings.HasSuffix(text, "here\n") {
+			return errors.Join(errForced, err)
+		}
+		return nil
 	}
 	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.nixStore()}, q.files()...)...))
 	if err != nil {
@@ -133,14 +138,6 @@ func (f *farEnd) nixEnv() string {
 
 // ours reports whether the far end is copy-closure.
 func (f *farEnd) ours() bool { return remote.IsOurs(f.Program()) }
-
-// Program is what serves at the far end, as a word or words for its shell.
-func (f *farEnd) Program() string {
-	if f.host.program != "" {
-		return f.host.program
-	}
-	return f.protocolStore.Program()
-}
 
 // nixStore is Program with nix-store in place of the daemon beside it.
 func (f *farEnd) nixStore() string {
