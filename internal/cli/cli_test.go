@@ -183,10 +183,16 @@ func TestReadmeTable(t *testing.T) {
 func TestTruth(t *testing.T) {
 	info := &nix.PathInfo{NARSize: 3 << 20}
 	plan := &closure.Plan{Present: make([]nix.StorePath, 1382), Substitute: make([]nix.StorePath, 2), Send: []*nix.PathInfo{info, info}}
-	got := truth(plan, "pushed", "to web1", 4, 18200*time.Millisecond)
-	want := "pushed 2 of 1,386 paths to web1: 6.0 MiB sent, 2 substituted there, 1,382 present, 4 round trips, 18.2 s"
-	if got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	for link, sent := range map[int64]string{
+		6<<20 + 1000: "6.0 MiB sent",
+		80 << 10:     "80 KiB sent for 6.0 MiB",
+		9 << 20:      "9.0 MiB sent for 6.0 MiB",
+	} {
+		got := truth(plan, "pushed", "to web1", link, 4, 18200*time.Millisecond)
+		want := "pushed 2 of 1,386 paths to web1: " + sent + ", 2 substituted there, 1,382 present, 4 round trips, 18.2 s"
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ type copyRun struct {
 	asked   bool  // a person had to answer something to log in
 	kept    int64 // bytes of NARs that the receiver had kept before this attempt
 	gained  bool  // the last attempt has brought something that stays
+	traffic traffic
 }
 
 func (r *copyRun) verb() string {
@@ -317,9 +318,13 @@ func (r *copyRun) printDryRun(all *closure.Closure, plan *closure.Plan, foreseen
 
 func (r *copyRun) printResult(plan *closure.Plan, report *copyReport, roundTrips int) error {
 	took := time.Since(r.started)
-	report.Result.RoundTrips, report.Result.Seconds = roundTrips, took.Seconds()
+	link := r.traffic.sent.Load()
+	if r.pull {
+		link = r.traffic.received.Load()
+	}
+	report.Result.LinkBytes, report.Result.RoundTrips, report.Result.Seconds = link, roundTrips, took.Seconds()
 	if !r.quiet {
-		fmt.Fprintln(r.screen, truth(plan, r.verb()+"ed", r.there(), roundTrips, took))
+		fmt.Fprintln(r.screen, truth(plan, r.verb()+"ed", r.there(), link, roundTrips, took))
 	}
 	if r.json {
 		return printJSON(r.stdout, report)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/copy-closure/copy-closure/closure"
@@ -54,7 +55,7 @@ func (r *copyRun) connect(ctx context.Context) (*farEnd, error) {
 	if !isNear(conn) {
 		conn.Reserve(mostLanes)
 	}
-	far := &farEnd{host: r.host, farHost: farHost{conn, r.become}}
+	far := &farEnd{host: r.host, farHost: farHost{conn, &r.traffic, r.become}}
 	far.end = remote.FarEnd{
 		Program: r.host.program,
 		Store:   r.host.store,
@@ -117,19 +118,23 @@ func (r *copyRun) access() remote.Access {
 
 // farHost lets remote start programs over a connection, as the user who is wanted.
 type farHost struct {
-	conn *transport.Trunk
+	conn    *transport.Trunk
+	traffic *traffic
 	become
 }
 
+// Traffic counts the bytes of all sessions of a copy, before SSH adds its own.
+type traffic struct{ sent, received atomic.Int64 }
+
 func (h farHost) Start(ctx context.Context, command string) (io.ReadWriteCloser, error) {
-	return startAbortable(ctx, func(ctx context.Context) (*transport.Session, error) {
+	return startAbortable(ctx, h.traffic, func(ctx context.Context) (*transport.Session, error) {
 		return h.start(ctx, command)
 	})
 }
 
 // StartFurther implements remote.WideHost.
 func (h farHost) StartFurther(ctx context.Context, command string) (io.ReadWriteCloser, error) {
-	return startAbortable(ctx, func(ctx context.Context) (*transport.Session, error) {
+	return startAbortable(ctx, h.traffic, func(ctx context.Context) (*transport.Session, error) {
 		return h.asUser(ctx, h.conn.StartFurther, command)
 	})
 }
@@ -153,7 +158,22 @@ func (h farHost) asUser(ctx context.Context, start func(context.Context, string)
 // An abortableSession can be ended without waiting for its program.
 type abortableSession struct {
 	*transport.Session
-	cancel context.CancelCauseFunc
+	cancel  context.CancelCauseFunc
+	traffic *traffic
+}
+
+// Read implements io.Reader.
+func (s *abortableSession) Read(p []byte) (int, error) {
+	n, err := s.Session.Read(p)
+	s.traffic.received.Add(int64(n))
+	return n, err
+}
+
+// Write implements io.Writer.
+func (s *abortableSession) Write(p []byte) (int, error) {
+	n, err := s.Session.Write(p)
+	s.traffic.sent.Add(int64(n))
+	return n, err
 }
 
 // errAborted is the cause of a session that we gave up.
@@ -179,14 +199,14 @@ type lastWords struct{ exit *transport.ExitError }
 func (e *lastWords) Error() string { return e.exit.Reason() }
 func (e *lastWords) Unwrap() error { return e.exit }
 
-func startAbortable(ctx context.Context, start func(context.Context) (*transport.Session, error)) (io.ReadWriteCloser, error) {
+func startAbortable(ctx context.Context, t *traffic, start func(context.Context) (*transport.Session, error)) (io.ReadWriteCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	session, err := start(ctx)
 	if err != nil {
 		cancel(err)
 		return nil, err
 	}
-	return &abortableSession{session, cancel}, nil
+	return &abortableSession{session, cancel, t}, nil
 }
 
 // close ends the connection and with it all sessions, without waiting for the

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -82,6 +83,7 @@ func (r *planReport) tellDeltas(f *forecast) {
 type copyResult struct {
 	Sent       int      `json:"sent"`
 	SentBytes  int64    `json:"sentBytes"` // of NARs
+	LinkBytes  int64    `json:"linkBytes"` // that crossed for all of it, in the direction of the copy
 	Fetched    int      `json:"fetched"`   // from caches, at this end
 	RoundTrips int      `json:"roundTrips"`
 	Seconds    float64  `json:"seconds"`
@@ -175,14 +177,14 @@ func planSummary(plan *closure.Plan, verb, host string) string {
 	return b.String()
 }
 
-// truth is the last line of a copy.
-func truth(plan *closure.Plan, past, host string, roundTrips int, took time.Duration) string {
+// truth is the last line of a copy, for which so many bytes have crossed the link.
+func truth(plan *closure.Plan, past, host string, link int64, roundTrips int, took time.Duration) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s of %s %s: ", past, ui.Count(len(plan.Send)+len(plan.Fetch)), ui.Paths(plan.Paths()), host)
 	if len(plan.Send) == 0 {
 		b.WriteString("nothing to send")
 	} else {
-		fmt.Fprintf(&b, "%s sent", ui.Bytes(plan.SendBytes()))
+		b.WriteString(sentFor(link, plan.SendBytes()))
 	}
 	if n := len(plan.Fetch); n > 0 {
 		_, download := plan.FetchBytes()
@@ -193,4 +195,15 @@ func truth(plan *closure.Plan, past, host string, roundTrips int, took time.Dura
 	}
 	fmt.Fprintf(&b, ", %s present, %d round trips, %s", ui.Count(len(plan.Present)), roundTrips, ui.Seconds(took))
 	return b.String()
+}
+
+// sentFor tells what NARs have cost on the link, and what they have, where that differs
+// by more than what goes with them.
+func sentFor(link, nars int64) string {
+	const framing = 0.03
+	text := ui.Bytes(link) + " sent"
+	if differ := math.Abs(float64(link - nars)); differ > framing*float64(nars) {
+		text += " for " + ui.Bytes(nars)
+	}
+	return text
 }

@@ -14,7 +14,7 @@ import (
 type nixHost struct{ log *slog.Logger }
 
 func (h nixHost) Start(ctx context.Context, command string) (io.ReadWriteCloser, error) {
-	return startAbortable(ctx, func(ctx context.Context) (*transport.Session, error) {
+	return startAbortable(ctx, new(traffic), func(ctx context.Context) (*transport.Session, error) {
 		return transport.LocalCommand(ctx, []string{"/bin/sh", "-c", "exec " + command}, nil, h.log)
 	})
 }
