@@ -27,6 +27,9 @@ const (
 	// the link is slow, nothing is tried for some periods, each time for twice as many.
 	packGain = 1.1
 	packRest = 4
+	// A link that takes less than this is surely what is waited for. Then a higher level
+	// is no loss, however well what comes happens to compress.
+	packSlow = 8 << 20 // bytes a second
 )
 
 // Ways of compressing, chosen by the client for both directions.
@@ -95,6 +98,9 @@ func (p *packer) observe(taken, sent int) {
 	rate := float64(p.taken) / took.Seconds()
 	waited := float64(p.waited) / float64(took)
 	p.learn(rate, waited)
+	if p.level > p.back && waited > 0.5 && float64(p.passed) < packSlow*took.Seconds() {
+		p.goal = 0
+	}
 	level := p.next(rate, waited)
 	p.since, p.taken, p.passed, p.waited = time.Now(), 0, 0, 0
 	p.stale = p.stale || level != p.level

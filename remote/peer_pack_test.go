@@ -89,6 +89,18 @@ func TestPackTrial(t *testing.T) {
 	}
 }
 
+// TestPackSlowLink has a higher level that has brought little, on a link that is surely
+// what was waited for, and on one that may not be.
+func TestPackSlowLink(t *testing.T) {
+	const took = 2 * packTime
+	for passed, want := range map[int]int{packPeriod: 3, 8 * packPeriod: 1} {
+		p := &packer{level: 2, back: 1, goal: 1 << 40, since: time.Now().Add(-took), waited: took}
+		if p.observe(passed, passed); p.level != want {
+			t.Errorf("after %d bytes in %v: level %d, want %d", passed, took, p.level, want)
+		}
+	}
+}
+
 // TestLinkRate has periods with and without waiting for the link.
 func TestLinkRate(t *testing.T) {
 	p := new(packer)
