@@ -76,6 +76,10 @@ func parse(args []string) (request, error) {
 }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) == 1 && args[0] == "--version" { // to find out whether it may be started
+		fmt.Println("copy-closure-agent")
+		return nil
+	}
 	r, err := parse(args)
 	if err != nil {
 		return err

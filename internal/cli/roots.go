@@ -75,14 +75,35 @@ func (f *farEnd) checkRoots(ctx context.Context, q rootRequest) error {
 		return errForced
 	}
 	if f.host.program != "" { // perhaps under sudo: its rights are not ours
-		if text, err := f.output(ctx, remote.Command("echo here")); !strings.HasSuffix(text, "here\n") {
-			return errors.Join(errForced, err)
-		}
-		return nil
+		return f.tryRootPrograms(ctx, q)
 	}
 	_, err := f.output(ctx, remote.Command(checkRootsScript, append([]string{f.nixStore()}, q.files()...)...))
 	if err != nil {
 		return fmt.Errorf("make roots: %w", err)
+	}
+	return nil
+}
+
+// tryScript starts programs, each in some words, and says which of them fails and how.
+const tryScript = `echo @here
+for program do
+  said=$($program --version 2>&1) || { echo "$program: $said"; exit; }
+done`
+
+// tryRootPrograms fails where the account may start a named program for a copy only, by
+// a forced command or by sudo.
+func (f *farEnd) tryRootPrograms(ctx context.Context, q rootRequest) error {
+	programs := []string{f.nixStore()}
+	if q.profile != "" && !f.ours() {
+		programs = append(programs, f.nixEnv())
+	}
+	text, err := f.output(ctx, remote.Command(tryScript, programs...))
+	_, failed, here := strings.Cut(text, "@here\n")
+	switch {
+	case !here:
+		return errors.Join(errForced, err)
+	case failed != "":
+		return fmt.Errorf("make roots: this account may not start %.300q; copy without --add-root and --profile, or let it", strings.TrimSpace(failed))
 	}
 	return nil
 }
