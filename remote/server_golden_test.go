@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -253,12 +254,7 @@ func (b *idleBuffer) Write(p []byte) (int, error) {
 // there is none.
 func nixRoot(t *testing.T) string {
 	t.Helper()
-	if _, err := exec.LookPath("nix-store"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	harness.Need(t, "nix-store")
 	root := t.TempDir()
 	t.Cleanup(func() { exec.Command("chmod", "-R", "u+w", root).Run() })
 	return root

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
 	"github.com/copy-closure/copy-closure/substitute"
@@ -39,7 +41,7 @@ func compress(t testing.TB, c substitute.Compression, content []byte) []byte {
 		cmd.Stdin = bytes.NewReader(content)
 		out, err := cmd.Output()
 		if err != nil {
-			t.Skipf("%s: %v", c, err)
+			harness.Unavailable(t, fmt.Errorf("%s: %w", c, err))
 		}
 		return out
 	}

@@ -6,13 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
 	"github.com/copy-closure/copy-closure/substitute"
 )
@@ -34,9 +34,7 @@ func expressions(t *testing.T) string {
 }
 
 func TestChannel(t *testing.T) {
-	if _, err := exec.LookPath("xz"); err != nil {
-		t.Skip(err)
-	}
+	harness.Need(t, "xz")
 	ctx, files := t.Context(), substitute.Dir(t.TempDir())
 	closure := nixtest.Chain(2)
 	c := &substitute.Channel{Name: "mine", Expressions: []string{expressions(t)}, Revision: "abc", CacheURL: "https://x", Paths: closure.Paths()}

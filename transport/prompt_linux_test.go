@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/transport"
 )
 
@@ -57,7 +58,7 @@ func openTerminal(t *testing.T) (ours, theirs *os.File) {
 	t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		t.Skip(err)
+		harness.Unavailable(t, err)
 	}
 	t.Cleanup(func() { ours.Close() })
 	number, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
@@ -17,7 +18,7 @@ import (
 
 // TestAddTreeAsNix checks that trees without references get Nix's paths.
 func TestAddTreeAsNix(t *testing.T) {
-	needNix(t)
+	harness.Need(t, "nix-store")
 	root, nixRoot := tempDir(t), tempDir(t)
 	s := openStore(t, localstore.Under(root))
 	dir := tempDir(t)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
@@ -185,7 +186,7 @@ func TestDerivationOutputs(t *testing.T) {
 	root := tempDir(t)
 	drv, out := nixtest.Derivation("fixed", nixtest.Node{Content: "output\n"})
 	mustAdd(t, openStore(t, localstore.Under(root)), drv, out)
-	needNix(t)
+	harness.Need(t, "nix-store")
 	if got := nixStore(t, root, "-q", "--outputs", drv.Info.Path.String()); got != out.Info.Path.String() {
 		t.Errorf("outputs of %s are %q", drv.Info.Path, got)
 	}

@@ -11,20 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
-
-// needNix skips a test where there is no Nix, except in CI.
-func needNix(t testing.TB) {
-	t.Helper()
-	if _, err := exec.LookPath("nix-store"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-}
 
 // tempDir returns a directory that is deleted with its read-only directories.
 func tempDir(t testing.TB) string {
@@ -71,7 +61,7 @@ func nixStore(t testing.TB, root string, args ...string) string {
 // verifyWithNix has the real Nix check everything.
 func verifyWithNix(t testing.TB, root string) {
 	t.Helper()
-	needNix(t)
+	harness.Need(t, "nix-store")
 	if _, err := tryRun("nix-store", "--store", root, "--verify", "--check-contents"); err != nil {
 		t.Error(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
@@ -163,7 +164,7 @@ func TestPartialsAreBounded(t *testing.T) {
 // TestPartialOnOtherMount has the state directory on another mount than the store, as
 // on NixOS, and Nix collect garbage while the import is open.
 func TestPartialOnOtherMount(t *testing.T) {
-	needNix(t)
+	harness.Need(t, "nix-store")
 	root := tempDir(t)
 	fill(t, root)
 	state := filepath.Join(root, "nix/var/nix/copy-closure")
@@ -171,7 +172,7 @@ func TestPartialOnOtherMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("tmpfs", state, "tmpfs", 0, ""); err != nil {
-		t.Skip("cannot mount: ", err)
+		harness.Unavailable(t, err)
 	}
 	defer unix.Unmount(state, unix.MNT_DETACH)
 	s := openStore(t, localstore.Under(root))

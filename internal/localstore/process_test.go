@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
@@ -68,7 +69,7 @@ func runHelper(t *testing.T, cmd *exec.Cmd) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		harness.Unavailable(t, errors.New("needs root"))
 	}
 }
 
@@ -79,11 +80,8 @@ func inMounts(t *testing.T, script, name, root string) *exec.Cmd {
 	needRoot(t)
 	cmd := helper(name, root)
 	cmd.Args = []string{"unshare", "-m", "sh", "-ec", script + `; exec "$1" "$0"`, root, os.Args[0]}
-	path, err := exec.LookPath("unshare")
-	if err != nil {
-		t.Skip(err)
-	}
-	cmd.Path, cmd.Err = path, nil
+	harness.Need(t, "unshare")
+	cmd.Path, cmd.Err = exec.LookPath("unshare")
 	return cmd
 }
 
@@ -368,7 +366,7 @@ func TestFewOpenFiles(t *testing.T) {
 // TestBesideNix reads and writes while Nix adds to the same store and collects its
 // garbage.
 func TestBesideNix(t *testing.T) {
-	needNix(t)
+	harness.Need(t, "nix-store")
 	root := tempDir(t)
 	c := closureOfHelpers()
 	fill(t, root)
@@ -423,7 +421,7 @@ func diedOfItself(err error) bool {
 
 // TestDeleteBesideNix deletes paths while Nix adds others and takes temporary roots.
 func TestDeleteBesideNix(t *testing.T) {
-	needNix(t)
+	harness.Need(t, "nix-store")
 	root := tempDir(t)
 	fill(t, root)
 	s := openStore(t, localstore.Under(root))

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -23,7 +24,7 @@ import (
 // nixMade returns the root of a store made by Nix: paths that refer to each other
 // and one to itself, all with what the database can say of a path.
 func nixMade(t *testing.T) (root string, paths []string) {
-	needNix(t)
+	harness.Need(t, "nix-store")
 	root = tempDir(t)
 	src := tempDir(t)
 	writeTree(t, src, map[string]string{"leaf": "leaf\n", "tree/bin/run": "#!/bin/sh\n", "tree/empty/": "", "tree/link": "->bin/run"})

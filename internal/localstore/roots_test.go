@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
@@ -18,7 +19,7 @@ import (
 // collectGarbage has the real Nix delete what has no root.
 func collectGarbage(t *testing.T, root string) string {
 	t.Helper()
-	needNix(t)
+	harness.Need(t, "nix-store")
 	return nixStore(t, root, "--gc")
 }
 
@@ -107,7 +108,7 @@ func TestAddRoot(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	needNix(t)
+	harness.Need(t, "nix-store")
 	roots := nixStore(t, root, "--gc", "--print-roots")
 	for _, link := range []string{direct, indirect} {
 		if !strings.Contains(roots, link) {
@@ -160,7 +161,7 @@ func TestSetProfile(t *testing.T) {
 			if _, err := os.Lstat(profile + ".lock"); err == nil {
 				t.Error("the profile's lock is left behind")
 			}
-			needNix(t)
+			harness.Need(t, "nix-store")
 			if roots := nixStore(t, root, "--gc", "--print-roots"); !strings.Contains(roots, profile+"-2-link") {
 				t.Errorf("Nix does not know generation 2:\n%s", roots)
 			}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/nar"
 )
 
@@ -67,12 +68,7 @@ func dump(t *testing.T, path string) []byte {
 // nixStore returns the output of nix-store.
 func nixStore(t *testing.T, stdin io.Reader, args ...string) []byte {
 	t.Helper()
-	if _, err := exec.LookPath("nix-store"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	harness.Need(t, "nix-store")
 	cmd := exec.Command("nix-store", args...)
 	cmd.Stdin = stdin
 	var stderr strings.Builder

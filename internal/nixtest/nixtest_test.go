@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
 )
@@ -41,12 +42,7 @@ func TestNAR(t *testing.T) {
 
 // TestImportIntoNix lets a real Nix judge made-up closures.
 func TestImportIntoNix(t *testing.T) {
-	if _, err := exec.LookPath("nix-store"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	harness.Need(t, "nix-store")
 	drv, out := nixtest.Derivation("fixed", nixtest.Node{Content: "output\n"})
 	objects := append(nixtest.Random(3, 30), drv, out, nixtest.Flat("flat", "flat\n"))
 	var export bytes.Buffer
