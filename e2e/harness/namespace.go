@@ -98,7 +98,7 @@ func (n *Namespace) StartDaemon(ctx context.Context) (*Daemon, error) {
 	line := n.Command("nix-daemon")
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append(os.Environ(), n.Env()...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = ownGroup()
 	// The processes that serve connections keep the log open.
 	cmd.WaitDelay = time.Second
 	var log strings.Builder

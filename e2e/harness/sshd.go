@@ -244,7 +244,7 @@ func (s *Sshd) start() error {
 	}
 	args := append(append([]string{}, s.config.Prefix...), sshd, "-D", "-e", "-f", s.file("sshd_config"))
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = ownGroup()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
