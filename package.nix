@@ -1,9 +1,12 @@
 # copy-closure for nixpkgs: pkgs.callPackage ./package.nix { }
 { lib, buildGoModule, vendorHash ? lib.fakeHash }:
 
+let
+  version = "0.1.0";
+in
 buildGoModule {
   pname = "copy-closure";
-  version = "0.1.0";
+  inherit version;
   src = lib.cleanSource ./.;
 
   # Nix prints the right one when it builds for the first time.
@@ -11,7 +14,7 @@ buildGoModule {
 
   env.CGO_ENABLED = 0;
   subPackages = [ "." ];
-  ldflags = [ "-s" "-w" ];
+  ldflags = [ "-s" "-w" "-X github.com/copy-closure/copy-closure/internal/version.release=${version}" ];
 
   # The tests want a Nix and an OpenSSH server of their own.
   doCheck = false;
@@ -19,7 +22,8 @@ buildGoModule {
   # What is uploaded to machines that have neither copy-closure nor Nix.
   postBuild = ''
     for target in amd64 arm64; do
-      GOOS=linux GOARCH=$target go build -trimpath -ldflags "-s -w" \
+      GOOS=linux GOARCH=$target go build -trimpath \
+        -ldflags "-s -w -X github.com/copy-closure/copy-closure/internal/version.release=${version}" \
         -o agents/copy-closure-agent-linux-$target ./cmd/copy-closure-agent
     done
   '';

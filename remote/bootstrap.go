@@ -25,8 +25,8 @@ type Agent struct {
 // agentPrefix begins the names of agents.
 const agentPrefix = "agent-"
 
-// AgentName is the name of a program with these contents.
-func AgentName(version, sha256 string) string { return agentPrefix + version + "-" + sha256[:16] }
+// AgentName names an agent after its SHA-256 in hexadecimal, so that every build has its own name.
+func AgentName(sha256 string) string { return agentPrefix + sha256[:16] }
 
 // A BareHostError says that the far end has neither copy-closure nor Nix.
 type BareHostError struct {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/version"
 	"github.com/copy-closure/copy-closure/remote"
 )
 
@@ -77,7 +78,7 @@ func parse(args []string) (request, error) {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 1 && args[0] == "--version" { // to find out whether it may be started
-		fmt.Println("copy-closure-agent")
+		fmt.Printf("copy-closure-agent %s (%s)\n", version.String(), remote.Protocols())
 		return nil
 	}
 	r, err := parse(args)

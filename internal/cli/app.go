@@ -22,9 +22,6 @@ import (
 	"github.com/copy-closure/copy-closure/substitute"
 )
 
-// Version is set by the linker for releases.
-var version = "0.1.0-dev"
-
 // What is alive is a few megabytes of bounded buffers, so the collector may let five
 // times as much pile up, but no more than the limit in all.
 const (

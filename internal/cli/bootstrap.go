@@ -107,7 +107,7 @@ func newAgent(system, file string) (remote.Agent, error) {
 	sum := hex.EncodeToString(hash.Sum(nil))
 	return remote.Agent{
 		System: system,
-		Name:   remote.AgentName(version, sum),
+		Name:   remote.AgentName(sum),
 		SHA256: sum,
 		Size:   size,
 		Open:   func() (io.ReadCloser, error) { return os.Open(file) },

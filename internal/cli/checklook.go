@@ -155,7 +155,8 @@ func readSurvey(session io.Reader) (*survey, error) {
 		return nil, errors.New("look at the machine there: its shell leaves out what was asked")
 	}
 	lines = lines[len(lines)-surveyLines:]
-	return &survey{system: lines[0], user: lines[1], nix: lines[2], ours: lines[3], store: lines[4], write: lines[5]}, nil
+	ours, _, _ := strings.Cut(lines[3], " (") // what follows are the protocols
+	return &survey{system: lines[0], user: lines[1], nix: lines[2], ours: ours, store: lines[4], write: lines[5]}, nil
 }
 
 // probe sends something, and returns how many bytes a second went.

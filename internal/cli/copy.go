@@ -14,13 +14,14 @@ import (
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
 	"github.com/copy-closure/copy-closure/internal/ui"
+	"github.com/copy-closure/copy-closure/internal/version"
 	"github.com/copy-closure/copy-closure/remote"
 )
 
 // copyCommand is the program's main job.
 func (p *program) copyCommand(c *cli.Context, compatible bool) error {
 	if c.Bool("version") {
-		_, err := fmt.Fprintln(p.stdout, "copy-closure", version)
+		_, err := fmt.Fprintf(p.stdout, "copy-closure %s (%s)\n", version.String(), remote.Protocols())
 		return err
 	}
 	if err := p.setOutput(c); err != nil {
