@@ -138,7 +138,7 @@ func (s *server) derivation(ctx context.Context, info *nix.PathInfo) (*nix.Deriv
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", info.Path, err)
 	}
-	drv, err := s.dir.ParseDerivation(text)
+	drv, err := s.dir.ParseDerivation(info.Path, text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", info.Path, err)
 	}
@@ -146,15 +146,15 @@ func (s *server) derivation(ctx context.Context, info *nix.PathInfo) (*nix.Deriv
 }
 
 // narFile returns the content of a NAR that is nothing but a plain file.
-func narFile(archive io.Reader) ([]byte, error) {
+func narFile(archive io.Reader) (string, error) {
 	r := wire.NewReader(archive)
 	for _, token := range []string{"nix-archive-1", "(", "type", "regular", "contents"} {
 		if got := r.String(wire.MaxField); r.Err() == nil && got != token {
-			return nil, fmt.Errorf("it is not a plain file")
+			return "", fmt.Errorf("it is not a plain file")
 		}
 	}
 	text := r.String(serverMaxDerivation)
-	return []byte(text), r.Err()
+	return text, r.Err()
 }
 
 // buildDerivation refuses in band, so that a client with further machines to ask

@@ -40,6 +40,9 @@ func (im *Import) commitAtomic(ctx context.Context, batch []*entry) {
 			batch, err = im.lockAll(ctx, batch)
 		}
 		if err == nil {
+			_, err = im.checkDerivations(ctx, batch)
+		}
+		if err == nil {
 			err = im.registerReady(ctx, batch)
 		}
 		switch {

@@ -64,8 +64,8 @@ func damaged(err error) error {
 
 // Verify hashes the contents of paths, of all valid paths if paths is nil, and
 // calls report for each: with nil, or with an error that wraps nix.ErrDamaged
-// where they are not what the database promises. It returns an error if it could
-// not go on.
+// where they are not what the database promises, or are a derivation that claims
+// outputs which do not follow from it. It returns an error if it could not go on.
 func (s *Store) Verify(ctx context.Context, paths []nix.StorePath, report func(nix.StorePath, error)) error {
 	if paths == nil {
 		var err error
@@ -90,6 +90,9 @@ func (s *Store) verify(ctx context.Context, p nix.StorePath) error {
 	}
 	if err := s.checkContents(ctx, info); err != nil {
 		return fmt.Errorf("%s: %w", p, err)
+	}
+	if p.IsDerivation() {
+		return s.newDrvChecker(ctx).check(p)
 	}
 	return nil
 }

@@ -81,10 +81,12 @@ type entry struct {
 	info    *nix.PathInfo
 	dones   []func(error)
 	outputs []nix.DerivationOutput
-	lock    *fileLock // nil before the path is unpacked, or if given up for others
-	left    inode     // what was in the path's place when the lock was given up
-	busy    bool      // another process has the lock
-	synced  bool      // the files are on the disk
+	inputs  []nix.StorePath // derivations that it needs and does not refer to
+	sound   bool            // a derivation, or none, whose outputs follow from it
+	lock    *fileLock       // nil before the path is unpacked, or if given up for others
+	left    inode           // what was in the path's place when the lock was given up
+	busy    bool            // another process has the lock
+	synced  bool            // the files are on the disk
 }
 
 // NewImport begins to take paths in.
@@ -201,22 +203,12 @@ func (im *Import) hold(ctx context.Context, paths []nix.StorePath) error {
 	return im.store.Hold(ctx, paths)
 }
 
+// checkInfo makes the checks that every entrance to the store has in common.
 func (s *Store) checkInfo(info *nix.PathInfo) error {
 	if err := s.checkDir(info.Path); err != nil {
 		return err
 	}
-	for _, p := range info.References {
-		if err := s.checkDir(p); err != nil {
-			return fmt.Errorf("reference of %s: %w", info.Path, err)
-		}
-	}
-	if info.NARHash.Algorithm() != nix.SHA256 || info.NARSize <= 0 {
-		return fmt.Errorf("%s: its NAR's hash or size is not known", info.Path)
-	}
-	if info.CA != "" {
-		return info.CheckContentAddress()
-	}
-	return nil
+	return info.Check()
 }
 
 // begin returns nil if the path is on its way already.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -150,6 +151,11 @@ func (im *Import) register(ctx context.Context, batch []*entry) (blocked []*entr
 		if batch = slices.Concat(left, rest, blocked); !all {
 			continue // without these, others may have to wait
 		}
+		if unsound, err := im.checkDerivations(ctx, ready); unsound != nil {
+			im.reject(unsound, err)
+			batch = slices.DeleteFunc(batch, func(e *entry) bool { return e == unsound })
+			continue
+		}
 		err = im.registerReady(ctx, ready)
 		switch {
 		case err == nil:
@@ -206,7 +212,7 @@ func (im *Import) resolve(ctx context.Context, batch []*entry) (ready, blocked [
 		if e.busy {
 			waits[e]++
 		}
-		for _, ref := range e.info.References {
+		for ref := range e.needs() {
 			if before := byPath[ref]; before != nil && before != e {
 				referrers[before] = append(referrers[before], e)
 				waits[e]++
@@ -238,7 +244,7 @@ func (im *Import) lookUp(ctx context.Context, batch []*entry, byPath map[nix.Sto
 	var unknown []nix.StorePath
 	asked := make(map[nix.StorePath]bool)
 	for _, e := range batch {
-		for _, ref := range e.info.References {
+		for ref := range e.needs() {
 			if byPath[ref] == nil && !asked[ref] && !im.isKnown(ref) {
 				asked[ref] = true
 				unknown = append(unknown, ref)
@@ -332,15 +338,20 @@ func (im *Import) refuse(batch []*entry, err error) {
 		errs := []error{err}
 		if err == nil {
 			for _, ref := range im.unknown(e) {
-				errs = append(errs, fmt.Errorf("it refers to %s: %w", ref, nix.ErrNotValid))
+				errs = append(errs, fmt.Errorf("it needs %s: %w", ref, nix.ErrNotValid))
 			}
 		}
-		// What another process has taken over is not ours to delete.
-		if held, _ := im.regain(context.Background(), e); held {
-			errs = append(errs, im.drop(e))
-		}
-		im.decide(e, errors.Join(errs...))
+		im.reject(e, errors.Join(errs...))
 	}
+}
+
+// reject decides a path that is not taken, and deletes what is unpacked of it.
+func (im *Import) reject(e *entry, err error) {
+	// What another process has taken over is not ours to delete.
+	if held, _ := im.regain(context.Background(), e); held {
+		err = errors.Join(err, im.drop(e))
+	}
+	im.decide(e, err)
 }
 
 func (e *entry) lockOrder() int {
@@ -350,10 +361,24 @@ func (e *entry) lockOrder() int {
 	return 1
 }
 
-// unknown returns those of a path's references that are not valid.
+// needs yields what must be valid before a path: its references, and the derivations
+// from which its outputs follow.
+func (e *entry) needs() iter.Seq[nix.StorePath] {
+	return func(yield func(nix.StorePath) bool) {
+		for _, list := range [][]nix.StorePath{e.info.References, e.inputs} {
+			for _, p := range list {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// unknown returns what a path needs that is not valid.
 func (im *Import) unknown(e *entry) []nix.StorePath {
 	var refs []nix.StorePath
-	for _, ref := range e.info.References {
+	for ref := range e.needs() {
 		if ref != e.info.Path && !im.isKnown(ref) {
 			refs = append(refs, ref)
 		}

@@ -93,6 +93,7 @@ type Store struct {
 	dir     *os.File // the directory of contents
 	bigLock *os.File // locked while the store is open; nil where we may not
 	temp    tempRoots
+	drvs    drvHashes
 
 	tempFiles sync.Mutex // files of temporary roots come and go one at a time
 }

@@ -21,8 +21,6 @@ import (
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
-const maxDerivation = 64 << 20 // bytes of a .drv file
-
 // place unpacks contents at the path's final place, under its lock, and checks
 // them; sum is called when all was read. If it fails, nothing is left there; what came
 // of a NAR that broke off may be kept elsewhere (see KeepPartials).
@@ -107,7 +105,7 @@ func (s *Store) unpack(ctx context.Context, e *entry, contents io.Reader, sum fu
 		return err
 	}
 	if e.info.Path.IsDerivation() {
-		e.outputs, err = s.derivationOutputs(e.info.Path)
+		err = s.readOutputs(e)
 	}
 	return err
 }
@@ -144,7 +142,14 @@ func (s *Store) contentHash(ctx context.Context, p nix.StorePath, ca nix.Content
 			return nix.Hash{}, fmt.Errorf("content address %s is for a plain file: %w", ca, err)
 		}
 		defer f.Close()
-		if _, err := io.Copy(h, f); err != nil {
+		st, err := f.Stat()
+		if err == nil && st.Mode()&0o111 != 0 {
+			err = fmt.Errorf("content address %s is for a file that is not executable: %w", ca, nix.ErrDamaged)
+		}
+		if err == nil {
+			_, err = io.Copy(h, f)
+		}
+		if err != nil {
 			return nix.Hash{}, err
 		}
 	case self:
@@ -189,27 +194,6 @@ func (s *Store) openFile(p nix.StorePath) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// derivationOutputs reads where the outputs of an unpacked .drv file go.
-func (s *Store) derivationOutputs(p nix.StorePath) ([]nix.DerivationOutput, error) {
-	f, err := s.openFile(p)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxDerivation+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxDerivation {
-		return nil, fmt.Errorf("derivation is larger than %d MiB", maxDerivation>>20)
-	}
-	drv, err := s.config.StoreDir.ParseDerivation(text)
-	if err != nil {
-		return nil, err
-	}
-	return drv.Outputs, nil
 }
 
 // checkPlaced checks contents that another process has unpacked: what they are, and

@@ -1,6 +1,7 @@
 package nix
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -55,4 +56,39 @@ func (info *PathInfo) CheckNAR(hash Hash, size int64) error {
 		return &HashMismatchError{Got: hash, Want: info.NARHash}
 	}
 	return nil
+}
+
+// maxReferences is how many references a path may have.
+const maxReferences = 1 << 16
+
+// Check returns an error unless info has the form that every store demands of a path that
+// is to become valid: hash and size of the NAR, references and a deriver from the store
+// directory of the path, and a content address that belongs to the path. A derivation has
+// none but that of its text. Signatures and contents are not looked at.
+func (info *PathInfo) Check() error {
+	if info.Path.IsZero() {
+		return errors.New("a path info has no path")
+	}
+	if info.NARHash.Algorithm() != SHA256 || info.NARSize <= 0 {
+		return fmt.Errorf("%s: its NAR's hash or size is not known", info.Path)
+	}
+	if len(info.References) > maxReferences {
+		return fmt.Errorf("%s has %d references, more than %d", info.Path, len(info.References), maxReferences)
+	}
+	dir := info.Path.Dir()
+	for _, ref := range info.References {
+		if ref.IsZero() || ref.Dir() != dir {
+			return fmt.Errorf("reference of %s: %q is not in the store %s", info.Path, ref, dir)
+		}
+	}
+	if !info.Deriver.IsZero() && info.Deriver.Dir() != dir {
+		return fmt.Errorf("deriver of %s: %q is not in the store %s", info.Path, info.Deriver, dir)
+	}
+	if info.CA == "" {
+		return nil
+	}
+	if info.Path.IsDerivation() && !strings.HasPrefix(info.CA, string(Text)+":") {
+		return fmt.Errorf("%s: the content address of a derivation is that of its text, not %q", info.Path, clip(info.CA))
+	}
+	return info.CheckContentAddress()
 }

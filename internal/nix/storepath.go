@@ -130,7 +130,7 @@ func (p StorePath) HashPart() string { return p.Base()[:hashPartLen] }
 func (p StorePath) Name() string { return p.Base()[hashPartLen+1:] }
 
 // IsDerivation reports whether p names a derivation file.
-func (p StorePath) IsDerivation() bool { return strings.HasSuffix(p.s, ".drv") }
+func (p StorePath) IsDerivation() bool { return strings.HasSuffix(p.s, drvExtension) }
 
 // Compare orders store paths as Nix does, by the bytes of their printed form.
 func (p StorePath) Compare(q StorePath) int { return strings.Compare(p.s, q.s) }
