@@ -22,7 +22,7 @@ var corners = []string{"closure", "transport", "remote", "substitute"}
 var places = append([]string{
 	".", "cmd/copy-closure-agent", "e2e", "internal/cli", "internal/delta", "internal/localstore", "internal/nar",
 	"internal/nix", "internal/nixconf", "internal/nixtest", "internal/planpage", "internal/progress",
-	"internal/ui", "internal/version", "internal/wire",
+	"internal/show", "internal/ui", "internal/version", "internal/wire",
 }, corners...)
 
 // onlyFrom lists packages that few others may import. The store of this
@@ -35,7 +35,7 @@ var onlyFrom = map[string][]string{
 }
 
 // nothing lists packages that import none of ours.
-var nothing = []string{"transport", "internal/nix"}
+var nothing = []string{"transport", "internal/nix", "internal/show"}
 
 // TestImports holds the code to the arrows of the architecture.
 func TestImports(t *testing.T) {

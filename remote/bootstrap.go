@@ -56,7 +56,7 @@ func parseMissing(line string) *BareHostError {
 	}
 	uid, rest, _ := strings.Cut(facts, "/")
 	system, cache, _ := strings.Cut(rest, "/")
-	return &BareHostError{System: cleanForeign(system), Root: uid == "0", Cache: cleanForeign("/" + strings.TrimPrefix(cache, "/"))}
+	return &BareHostError{System: system, Root: uid == "0", Cache: "/" + strings.TrimPrefix(cache, "/")}
 }
 
 // checkFunctions are for files that will be run: own is true for what belongs to this

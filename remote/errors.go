@@ -1,24 +1,25 @@
 package remote
 
 import (
-	"regexp"
+	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // A FarError is a failure of the program at the far end, in its own words.
 // It is nix.ErrNotTrusted, nix.ErrNoSpace, nix.ErrDamaged or nix.ErrNotValid where
 // the words of a known Nix say so.
 type FarError struct {
-	Text  string // what it said, without control characters
+	Text  string // what it said, not fit for a terminal
 	cause error  // of the stream, such as an exit status
 }
 
 // farError makes a FarError of how a far program ended.
 func farError(err error) *FarError {
-	return &FarError{Text: cleanForeign(err.Error()), cause: err}
+	return &FarError{Text: clipForeign(err.Error()), cause: err}
 }
 
 const signRemedy = " (sign the path with a key that the far end trusts, add its key to trusted-public-keys there, or log in as one of its trusted-users)"
@@ -34,8 +35,9 @@ func (e *FarError) Unwrap() error { return e.cause }
 
 // Is finds the reason in the far end's text.
 func (e *FarError) Is(target error) bool {
+	text := strings.ToLower(show.Text(e.Text)) // without the colours of Nix
 	for _, known := range farReasons {
-		if known.reason == target && strings.Contains(strings.ToLower(e.Text), known.text) {
+		if known.reason == target && strings.Contains(text, known.text) {
 			return true
 		}
 	}
@@ -59,21 +61,26 @@ var farReasons = []struct {
 	{"is not valid", nix.ErrNotValid},
 }
 
-var ansiEscape = regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)|[@-_])")
+// What is kept of an error of the other side: as many lines as a screen has, and no more
+// bytes than they need.
+const (
+	maxForeignLines = 20
+	maxForeignBytes = 16 << 10
+)
 
-// cleanForeign makes text of the other side safe for a terminal and for one line.
-func cleanForeign(s string) string {
-	s = ansiEscape.ReplaceAllString(s, "")
+// clipForeign bounds text of the other side. Whoever shows it escapes what would control
+// a terminal.
+func clipForeign(s string) string {
 	s = strings.TrimSpace(s)
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case r < ' ' || r == 0x7f || 0x80 <= r && r < 0xa0:
-			return -1
-		}
-		return r
-	}, s)
+	end := ""
+	lines := strings.Split(s, "\n")
+	if more := len(lines) - maxForeignLines; more > 0 {
+		s, end = strings.Join(lines[:maxForeignLines], "\n"), fmt.Sprintf("\n… (%d more lines)", more)
+	}
+	if len(s) > maxForeignBytes {
+		s = strings.ToValidUTF8(s[:maxForeignBytes], "") + "…"
+	}
+	return s + end
 }
 
 // quoteForeign shortens and quotes text of the other side.

@@ -69,7 +69,7 @@ func (s *Store) readCachedPaths(r *wire.Reader, asked []nix.StorePath) ([]Cached
 		c := CachedPath{Path: path}
 		hash, err := nix.ParseHash(r.String(wire.MaxField))
 		c.NARHash, c.Download = hash, r.Int64()
-		c.Cache = cleanForeign(r.String(maxCacheText))
+		c.Cache = r.String(maxCacheText)
 		if r.Err() == nil && err != nil {
 			r.Fail(&wire.FormatError{Msg: err.Error()})
 		}

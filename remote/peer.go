@@ -313,7 +313,7 @@ func (p *Peer) take(m message) error {
 		if err := m.payload.end(); err != nil {
 			return err
 		}
-		return &FarError{Text: cleanForeign(text)}
+		return &FarError{Text: clipForeign(text)}
 	}
 	return &wire.FormatError{Msg: fmt.Sprintf("it sends a message of kind %d", m.kind)}
 }
@@ -336,7 +336,7 @@ func (p *Peer) takeVerdict(m message) error {
 	case add == nil:
 		return &wire.FormatError{Msg: "it decides on a path that was not sent"}
 	case m.kind == msgFail:
-		add.done(fmt.Errorf("send %s: %w", add.path, &FarError{Text: cleanForeign(refused)}))
+		add.done(fmt.Errorf("send %s: %w", add.path, &FarError{Text: clipForeign(refused)}))
 	default:
 		add.done(nil)
 	}

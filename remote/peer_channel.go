@@ -329,7 +329,7 @@ func (in *inbox) Read(p []byte) (int, error) {
 			in.over = true
 		case msgAbort:
 			in.over = true
-			return 0, &FarError{Text: cleanForeign(i.text)}
+			return 0, &FarError{Text: clipForeign(i.text)}
 		case msgFlush:
 			in.later = append(in.later, i.passed)
 		default:

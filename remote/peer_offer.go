@@ -79,6 +79,5 @@ func parseOfferedRoom(text string) *Room {
 	if n < 2 || err != nil && n != 2 || r.Bytes < 0 || r.Files < 0 {
 		return nil
 	}
-	r.FileSystem = cleanForeign(r.FileSystem)
 	return &r
 }

@@ -26,7 +26,7 @@ func parseRoom(figures string) *Room {
 	if blocks < 0 || size <= 0 || r.Files < 0 || blocks > math.MaxInt64/size {
 		return nil
 	}
-	r.Bytes, r.FileSystem = blocks*size, cleanForeign(r.FileSystem)
+	r.Bytes = blocks * size
 	return &r
 }
 

@@ -85,7 +85,7 @@ func (d *workerDialect) readIntroduction(c *conn, r *wire.Reader) error {
 	}
 	nixVersion, trust := "", TrustUnknown
 	if c.version >= workerNixVersion {
-		nixVersion = cleanForeign(r.String(wire.MaxField))
+		nixVersion = r.String(wire.MaxField)
 	}
 	if c.version >= workerTrust {
 		trust = Trust(r.Uint64())

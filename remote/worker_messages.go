@@ -57,7 +57,7 @@ func (c *conn) readMessages(r *wire.Reader, pulled func(n uint64) error) error {
 }
 
 func (c *conn) logForeign(text string) {
-	text = cleanForeign(text)
+	text = strings.TrimSpace(text)
 	if text == "" {
 		return
 	}
@@ -99,7 +99,7 @@ func (c *conn) readError(r *wire.Reader) error {
 	traces := make([]string, 0, 4)
 	for range r.Count(maxTraces) {
 		noPosition(r)
-		traces = append(traces, cleanForeign(r.String(wire.MaxField)))
+		traces = append(traces, strings.TrimSpace(r.String(wire.MaxField)))
 		if r.Err() != nil {
 			break
 		}
@@ -121,5 +121,5 @@ func refuse(r *wire.Reader, text string) error {
 	if err := r.Err(); err != nil {
 		return err
 	}
-	return &refusal{&FarError{Text: cleanForeign(text)}}
+	return &refusal{&FarError{Text: clipForeign(text)}}
 }

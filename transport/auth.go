@@ -141,7 +141,7 @@ func (l *login) refused(err error) error {
 		notes = append(slices.Clone(notes), "nobody is there to be asked for a password")
 	}
 	if text := err.Error(); !strings.Contains(text, "unable to authenticate") {
-		notes = append(slices.Clone(notes), clean(strings.TrimPrefix(text, "ssh: handshake failed: ")))
+		notes = append(slices.Clone(notes), strings.TrimPrefix(text, "ssh: handshake failed: "))
 	}
 	return &AuthError{
 		User:    l.config.user,

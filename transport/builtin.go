@@ -245,7 +245,7 @@ func (c *client) fail(reason error) {
 
 func (c *client) banner(message string) error {
 	for line := range strings.Lines(message) {
-		line = strings.TrimRight(clean(line), " \t\n")
+		line = strings.TrimRight(line, " \t\r\n")
 		c.log.Debug("banner", "line", line)
 		if c.stderr != nil {
 			c.stderr(line)

@@ -135,7 +135,7 @@ func (c *client) giveUp(o *opening) {
 func (c *client) startError(err error) error {
 	refused, ok := errors.AsType[*ssh.OpenChannelError](err)
 	if ok {
-		return fmt.Errorf("%w by %s: %s (%s)", ErrSessionRefused, c.address, clean(refused.Message), refused.Reason)
+		return fmt.Errorf("%w by %s: %s (%s)", ErrSessionRefused, c.address, refused.Message, refused.Reason)
 	}
 	return c.lost(err)
 }

@@ -28,7 +28,7 @@ type Options struct {
 
 	Prompter Prompter          // nil: nobody is there to be asked
 	Logger   *slog.Logger      // nil discards
-	Stderr   func(line string) // gets each line that a far command, the host or ssh has for the user, fit for a terminal; nil discards. Called by several sessions at once.
+	Stderr   func(line string) // gets each line that a far command, the host or ssh has for the user; nil discards. Called by several sessions at once.
 }
 
 // A Conn is a connection to one host: one log-in, any number of sessions as far as the

@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -107,7 +108,7 @@ type ExitError struct {
 	Command string
 	Status  int    // -1 if it was ended by a signal, or did not say
 	Signal  string // without SIG: "TERM"; empty if it was not ended by a signal
-	Stderr  string // the last 8 KiB of what it wrote there, fit for a terminal
+	Stderr  string // the last 8 KiB of what it wrote there
 }
 
 func (e *ExitError) Error() string { return shorten(e.Command) + ": " + e.Reason() }
@@ -116,9 +117,10 @@ func (e *ExitError) Error() string { return shorten(e.Command) + ": " + e.Reason
 func (e *ExitError) Reason() string {
 	how := fmt.Sprintf("exit status %d", e.Status)
 	last := lastLine(e.Stderr)
+	if text, ok := lastError(e.Stderr); ok && e.Signal == "" && e.Status > 0 {
+		return text
+	}
 	switch {
-	case e.Signal == "" && e.Status > 0 && strings.HasPrefix(last, "error: "):
-		return strings.TrimPrefix(last, "error: ") // as Nix says it, and we
 	case e.Signal != "":
 		how = "killed by signal " + e.Signal
 	case e.Status < 0:
@@ -145,7 +147,7 @@ func (e *UnsupportedError) Error() string {
 // shorten makes a command fit for a line of an error.
 func shorten(command string) string {
 	const most = 60
-	line, _, more := strings.Cut(clean(command), "\n")
+	line, _, more := strings.Cut(command, "\n")
 	if runes := []rune(line); len(runes) > most {
 		line, more = string(runes[:most]), true
 	}
@@ -154,6 +156,28 @@ func shorten(command string) string {
 	}
 	return line
 }
+
+// maxErrorLines bounds how much of an error of several lines is shown.
+const maxErrorLines = 20
+
+// lastError returns the last error in what a command wrote, as Nix and we write it: a
+// line that begins with "error:", and the lines behind it.
+func lastError(stderr string) (text string, ok bool) {
+	lines := strings.Split(strings.TrimRight(stderr, "\n"), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		first, is := strings.CutPrefix(colours.ReplaceAllString(lines[i], ""), "error:")
+		if !is {
+			continue
+		}
+		lines = lines[i:min(i+maxErrorLines, len(lines))]
+		lines[0] = strings.TrimSpace(first)
+		return strings.TrimSpace(strings.Join(lines, "\n")), true
+	}
+	return "", false
+}
+
+// colours are the escape sequences with which Nix marks words.
+var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 func lastLine(s string) string {
 	s = strings.TrimRight(s, "\n")

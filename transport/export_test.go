@@ -2,7 +2,6 @@ package transport
 
 // What the fuzz targets look at.
 var (
-	Clean            = clean
 	ParseSettings    = parseSettings
 	OpenSSHPublicKey = openSSHPublicKey
 	WildcardMatches  = wildcardMatches

@@ -6,31 +6,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/copy-closure/copy-closure/transport"
 )
-
-func FuzzClean(f *testing.F) {
-	for _, s := range []string{"a\tb\n", "\x1b[31mred\x1b[0m", "\x1b]0;t\a.", "\u009b1m.", "\x1b", "\x1b[", "\xff\x1bP.\x1b\\", "\u202e", "\x1b(0x"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		got := transport.Clean(s)
-		if !utf8.ValidString(got) {
-			t.Errorf("%q: %q is no UTF-8", s, got)
-		}
-		for _, r := range got {
-			if r != '\t' && r != '\n' && !unicode.IsGraphic(r) {
-				t.Errorf("%q: %q has %q", s, got, r)
-			}
-		}
-		if again := transport.Clean(got); again != got {
-			t.Errorf("%q: %q, and again %q", s, got, again)
-		}
-	})
-}
 
 func FuzzWildcard(f *testing.F) {
 	f.Add("*.example.?rg", "www.example.org")

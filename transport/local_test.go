@@ -150,13 +150,29 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
+// TestErrorLines wants the whole of an error that Nix writes, without its colours.
+func TestErrorLines(t *testing.T) {
+	for script, want := range map[string]string{
+		`printf 'noise\n\033[31;1merror:\033[0m no\n       … while a\n       error: really\n' >&2; exit 1`: "no\n       … while a\n       error: really",
+		`printf 'error:\n       … while a\n\n' >&2; exit 1`:                                                "… while a",
+		`printf 'error: a\nerror: b\n' >&2; exit 1`:                                                        "b",
+		`echo error: a >&2; kill -9 $$`:                                                                    "killed by signal KILL: error: a",
+		`echo 'no error: a' >&2; exit 1`:                                                                   "exit status 1: no error: a",
+	} {
+		exit, ok := errors.AsType[*transport.ExitError](local(t, t.Context(), script).Close())
+		if !ok || exit.Reason() != want {
+			t.Errorf("%s: %q, want %q", script, exit.Reason(), want)
+		}
+	}
+}
+
 func TestStderr(t *testing.T) {
 	s := local(t, t.Context(), `i=0; while [ $i -lt 2000 ]; do echo "line $i" >&2; i=$((i+1)); done; printf '\033]0;title\007\033[1;31mred\033[m\r\rx\342\200\256y\300\tz' >&2; exit 1`)
 	exit, ok := errors.AsType[*transport.ExitError](s.Close())
 	if !ok {
 		t.Fatal("no ExitError")
 	}
-	if len(exit.Stderr) > 8<<10 || !strings.HasSuffix(exit.Stderr, "line 1999\nredxy\uFFFD\tz\n") {
+	if len(exit.Stderr) > 8<<10 || !strings.HasSuffix(exit.Stderr, "line 1999\n\x1b]0;title\a\x1b[1;31mred\x1b[m\r\rx\u202ey\xc0\tz\n") {
 		t.Errorf("%d bytes, ending in %q", len(exit.Stderr), exit.Stderr[len(exit.Stderr)-40:])
 	}
 }

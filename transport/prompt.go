@@ -27,7 +27,17 @@ type Prompter interface {
 // standard streams are. The zero value is ready; it may be used by several
 // connections at once, which then wait for each other.
 type TerminalPrompter struct {
+	// Show makes the words of a host fit for the terminal; nil shows them as they are.
+	Show func(string) string
+
 	mu sync.Mutex
+}
+
+func (p *TerminalPrompter) shown(text string) string {
+	if p.Show == nil {
+		return text
+	}
+	return p.Show(text)
 }
 
 // HaveTerminal reports whether the process has a controlling terminal, and so
@@ -44,7 +54,7 @@ func HaveTerminal() bool {
 // Password implements Prompter.
 func (p *TerminalPrompter) Password(ctx context.Context, prompt string) (answer string, err error) {
 	err = p.ask(ctx, func(t *term.Terminal) error {
-		answer, err = t.ReadPassword(clean(prompt))
+		answer, err = t.ReadPassword(p.shown(prompt))
 		return err
 	})
 	return answer, err
@@ -53,7 +63,7 @@ func (p *TerminalPrompter) Password(ctx context.Context, prompt string) (answer 
 // Confirm implements Prompter. Anything but yes and no is asked again.
 func (p *TerminalPrompter) Confirm(ctx context.Context, question string) (yes bool, err error) {
 	err = p.ask(ctx, func(t *term.Terminal) error {
-		fmt.Fprintln(t, clean(question))
+		fmt.Fprintln(t, p.shown(question))
 		t.SetPrompt("Type yes or no: ")
 		for {
 			answer, err := t.ReadLine()

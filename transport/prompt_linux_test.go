@@ -34,7 +34,7 @@ func askAtTerminal(what string) {
 	defer cancel()
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt)
-	p := &transport.TerminalPrompter{}
+	p := &transport.TerminalPrompter{Show: func(s string) string { return strings.ReplaceAll(s, "\x1b", "") }}
 	var answer any
 	var err error
 	switch what {

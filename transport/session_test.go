@@ -67,10 +67,10 @@ func TestSession(t *testing.T) {
 			if !ok {
 				t.Fatalf("got %v, want an ExitError", err)
 			}
-			if exit.Status != 3 || exit.Stderr != "one\ntwo\n" || exit.Signal != "" {
+			if exit.Status != 3 || exit.Stderr != "one\n\x1b[31mtwo\x1b[0m\a\n" || exit.Signal != "" {
 				t.Errorf("got %+v", exit)
 			}
-			if !strings.HasSuffix(err.Error(), "exit status 3: two") {
+			if !strings.HasSuffix(err.Error(), "exit status 3: \x1b[31mtwo\x1b[0m\a") {
 				t.Errorf("got %q", err)
 			}
 		})

@@ -114,7 +114,7 @@ func (r *resolver) ask(ctx context.Context, argv []string) (settings, error) {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil && stderr.Len() > 0:
-		return nil, fmt.Errorf("%s", strings.TrimSpace(clean(stderr.String())))
+		return nil, fmt.Errorf("%s", strings.TrimSpace(stderr.String()))
 	case err != nil:
 		return nil, fmt.Errorf("%s -G: %w", r.program, err)
 	}

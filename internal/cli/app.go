@@ -47,7 +47,7 @@ func Main(args []string) int {
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	p := &program{name: filepath.Base(args[0]), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	p := &program{name: filepath.Base(args[0]), stdin: os.Stdin, stdout: ui.NewOutput(os.Stdout)}
 	p.screen = ui.NewScreen(os.Stderr, ui.Auto)
 	p.log = slog.New(ui.NewLogHandler(p.screen, "", slog.LevelWarn))
 	err := p.run(ctx, args[1:])
@@ -64,8 +64,7 @@ func Main(args []string) int {
 type program struct {
 	name   string // as invoked
 	stdin  io.Reader
-	stdout io.Writer
-	stderr io.Writer
+	stdout *ui.Output
 	screen *ui.Screen
 	log    *slog.Logger
 
@@ -110,7 +109,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 
 // runApp arranges the arguments for the command that they name, and runs it.
 func (p *program) runApp(ctx context.Context, app *cli.App, args []string) error {
-	app.Writer, app.ErrWriter = p.stdout, p.stderr
+	app.Writer, app.ErrWriter = p.stdout, p.screen
 	app.ExitErrHandler = func(*cli.Context, error) {}
 	app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return &usageError{err.Error()} }
 	words, flags := []string{p.name}, app.Flags

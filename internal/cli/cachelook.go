@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
 	"github.com/copy-closure/copy-closure/substitute"
 )
@@ -152,11 +152,11 @@ func cacheList(r *cacheRun) error {
 		}
 		return printJSON(r.stdout, list)
 	}
-	out := bufio.NewWriter(r.stdout)
+	out, flush := r.stdout.Buffered()
 	for _, n := range infos {
 		fmt.Fprintln(out, n.Path)
 	}
-	return out.Flush()
+	return flush()
 }
 
 func cacheVerify(r *cacheRun) error {
@@ -172,14 +172,14 @@ func cacheVerify(r *cacheRun) error {
 	for _, n := range v.Sorted() {
 		if err := checkSigned(&n.PathInfo, keys, r.c.Int("sigs-needed")); err != nil {
 			untrusted++
-			fmt.Fprintf(r.stdout, "%v\n", err)
+			fmt.Fprintln(r.stdout, show.Line(err.Error()))
 		}
 	}
 	meter := new(progress.Meter)
 	stop := r.screen.Show(meter)
 	err = v.Verify(r.c.Context, r.c.Bool("check-contents"), meter, func(err error) {
 		damaged++
-		fmt.Fprintf(r.stdout, "%v\n", err)
+		fmt.Fprintln(r.stdout, show.Line(err.Error()))
 	})
 	stop()
 	if err == nil && len(r.paths) == 0 && len(v.Damaged) == 0 {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // checkCommand tells in one screen what a copy would find.
@@ -48,7 +50,7 @@ type finding struct {
 }
 
 func (r *checkRun) find(subject, format string, args ...any) {
-	r.findings = append(r.findings, finding{subject, fmt.Sprintf(format, args...)})
+	r.findings = append(r.findings, finding{subject, show.Text(fmt.Sprintf(format, args...))})
 }
 
 // run looks as far as it gets, prints what it found, and returns what stopped it.

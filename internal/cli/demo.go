@@ -174,7 +174,8 @@ func (d *demo) copy(ctx context.Context, direction, store string, top nix.StoreP
 	if direction == "--to" {
 		args = append(args[:3], args[4:]...)
 	}
-	fmt.Fprintf(d.screen, "\n$ copy-closure %s %s …\n", direction, host)
+	fmt.Fprintf(d.screen, "\n")
+	fmt.Fprintf(d.screen, "$ copy-closure %s %s …\n", direction, host)
 	p := *d.program
 	p.sshOptions = d.server.clientOptions
 	return p.runApp(ctx, p.app(), args)

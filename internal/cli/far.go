@@ -12,6 +12,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/transport"
 )
@@ -102,7 +103,7 @@ func prompter() transport.Prompter {
 	if !transport.HaveTerminal() {
 		return nil
 	}
-	return new(transport.TerminalPrompter)
+	return &transport.TerminalPrompter{Show: show.Indented}
 }
 
 // access is the least that the copy needs.

@@ -13,6 +13,7 @@ import (
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
 )
 
@@ -190,7 +191,7 @@ func (r *fetchRun) printResult(plan *closure.Plan, report *fetchReport) error {
 // printFetches writes a line for each path that comes from a cache.
 func printFetches(w io.Writer, plan *closure.Plan) {
 	for _, offer := range plan.Fetch {
-		fmt.Fprintf(w, "fetch    %10s  %s  from %s\n", ui.Bytes(offer.Download), offer.Info.Path, offer.Cache)
+		fmt.Fprintf(w, "fetch    %10s  %s  from %s\n", ui.Bytes(offer.Download), offer.Info.Path, show.Line(offer.Cache))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
 )
 
@@ -128,9 +129,11 @@ func reportPaths(infos []*nix.PathInfo) []pathReport {
 }
 
 func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err == nil {
+		_, err = w.Write(append(show.JSON(text), '\n'))
+	}
+	return err
 }
 
 // printPlan writes the plan of a dry run, a line for each path that would move.

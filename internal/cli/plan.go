@@ -11,6 +11,7 @@ import (
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/planpage"
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // planCommand is a dry run that can draw what it finds.
@@ -59,7 +60,7 @@ func (r *copyRun) writePage(all *closure.Closure, plan *closure.Plan, foreseen *
 		add(planpage.Substitute, p, "")
 	}
 	for _, offer := range plan.Fetch {
-		add(planpage.Substitute, offer.Info.Path, offer.Cache)
+		add(planpage.Substitute, offer.Info.Path, show.Line(offer.Cache))
 	}
 	for _, info := range plan.Unknown {
 		add(planpage.Unknown, info.Path, "")

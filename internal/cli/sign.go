@@ -10,6 +10,7 @@ import (
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixconf"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
 )
 
@@ -143,7 +144,7 @@ func storeVerifyTrust(r *storeRun) error {
 	for _, info := range infos {
 		if err := r.checkTrusted(info, keys); err != nil {
 			untrusted++
-			fmt.Fprintf(r.stdout, "%v\n", err)
+			fmt.Fprintln(r.stdout, show.Line(err.Error()))
 		}
 		if r.c.Bool("no-contents") {
 			continue
@@ -151,7 +152,7 @@ func storeVerifyTrust(r *storeRun) error {
 		report := func(_ nix.StorePath, err error) {
 			if err != nil {
 				damaged++
-				fmt.Fprintf(r.stdout, "%v\n", err)
+				fmt.Fprintln(r.stdout, show.Line(err.Error()))
 			}
 		}
 		if err := r.store.Verify(r.ctx, []nix.StorePath{info.Path}, report); err != nil {

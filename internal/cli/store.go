@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
 )
 
@@ -53,7 +53,8 @@ type storeRun struct {
 	args   []string
 	store  *localstore.Store
 	local  *localEnd
-	stdout *bufio.Writer // flushed at the end: results may be thousands of lines
+	stdout *ui.Output   // buffered: results may be thousands of lines
+	flush  func() error // writes out what stdout has
 }
 
 func (p *program) runStore(c *cli.Context, name, args string, why purpose, run func(*storeRun) error) (err error) {
@@ -65,9 +66,9 @@ func (p *program) runStore(c *cli.Context, name, args string, why purpose, run f
 		return err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
-	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), store: local.store, local: local,
-		stdout: bufio.NewWriter(p.stdout)}
-	err = errors.Join(run(r), r.stdout.Flush())
+	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), store: local.store, local: local}
+	r.stdout, r.flush = p.stdout.Buffered()
+	err = errors.Join(run(r), r.flush())
 	if errors.Is(err, errArguments) {
 		return usagef("say %s store %s %s", p.name, name, args)
 	}
@@ -165,11 +166,11 @@ func (r *storeRun) printDetail(d pathDetail) {
 	}
 	for _, field := range [][2]string{{"deriver", d.Deriver}, {"content address", d.CA}} {
 		if field[1] != "" {
-			fmt.Fprintf(r.stdout, "  %s: %s\n", field[0], field[1])
+			r.stdout.Printf("  %s: %s\n", field[0], field[1])
 		}
 	}
 	for _, signature := range d.Signatures {
-		fmt.Fprintf(r.stdout, "  signature: %s\n", signature)
+		r.stdout.Printf("  signature: %s\n", signature)
 	}
 	fmt.Fprintf(r.stdout, "  registered: %s\n", time.Unix(d.Registered, 0).UTC().Format(time.RFC3339))
 }
@@ -208,12 +209,11 @@ func (r *storeRun) listTree(arg string) error {
 		if err != nil {
 			return err
 		}
-		line := fmt.Sprintf("%s %12d  %s", info.Mode(), info.Size(), filepath.Join(".", name[len(top):]))
+		short := filepath.Join(".", name[len(top):])
 		if target, err := os.Readlink(name); err == nil {
-			line += " -> " + target
+			return r.stdout.Printf("%s %12d  %s -> %s\n", info.Mode(), info.Size(), short, target)
 		}
-		_, err = fmt.Fprintln(r.stdout, line)
-		return err
+		return r.stdout.Printf("%s %12d  %s\n", info.Mode(), info.Size(), short)
 	})
 }
 
@@ -258,8 +258,8 @@ func storeVerify(r *storeRun) error {
 		checked++
 		if err != nil {
 			damaged++
-			fmt.Fprintf(r.stdout, "%v\n", err)
-			r.stdout.Flush() // the rest may take long
+			fmt.Fprintln(r.stdout, show.Line(err.Error()))
+			r.flush() // the rest may take long
 		}
 	})
 	if err != nil {

@@ -1,7 +1,9 @@
 package ui
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/copy-closure/copy-closure/internal/progress"
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // A Mode says how progress is shown.
@@ -49,12 +52,22 @@ func NewScreen(f *os.File, mode Mode) *Screen {
 	return &Screen{file: f, mode: mode}
 }
 
-// Write writes whole lines of text, above the progress line if there is one.
+// Write writes a message, above the progress line if there is one. It is the one place
+// where text leaves for standard error: what would control a terminal is escaped, and
+// further lines of the message are indented, so that no foreign text looks like ours.
 func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.erase()
-	return s.file.Write(p)
+	text, ended := bytes.CutSuffix(p, []byte("\n"))
+	message := show.Indented(string(text))
+	if ended {
+		message += "\n"
+	}
+	if _, err := io.WriteString(s.file, message); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 func (s *Screen) erase() {

@@ -2,9 +2,12 @@ package ui_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -83,6 +86,43 @@ func TestPlainProgress(t *testing.T) {
 	}
 	if strings.ContainsAny(string(text), "\r\x1b") {
 		t.Errorf("control characters in %q", text)
+	}
+}
+
+// TestMessage wants foreign text in a message to be nothing but text, and none of its
+// lines to look like a message of its own.
+func TestMessage(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "out")
+	file, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	screen := ui.NewScreen(file, ui.Plain)
+	fmt.Fprintf(screen, "error: %v\n", errors.New("\x1b[31mno\x1b[0m \u202e\x9b\x1b]0;x\a\nerror: forged\r\n"))
+	slog.New(ui.NewLogHandler(screen, "", slog.LevelInfo)).Warn("a\nb", "cache", "\x1b[2Jc\nd")
+	text, err := os.ReadFile(name)
+	want := "error: no \\u202e\\x9b\\x1b]0;x\\x07\n  error: forged\n  \nwarning: a\n  b cache=\\x1b[2Jc\n  d\n"
+	if err != nil || string(text) != want {
+		t.Errorf("got %q, %v; want %q", text, err, want)
+	}
+}
+
+// TestOutput wants names byte by byte in a file, and nothing else that is no text.
+func TestOutput(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "out")
+	file, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	out := ui.NewOutput(file)
+	buffered, flush := out.Buffered()
+	fmt.Fprintln(buffered, "\x1b[2J")
+	err = errors.Join(buffered.Printf("%s -> %s\n", "\x1b[2J\xff", "a\nb"), flush())
+	text, readErr := os.ReadFile(name)
+	if want := "\\x1b[2J\n\x1b[2J\xff -> a\nb\n"; err != nil || readErr != nil || string(text) != want {
+		t.Errorf("got %q, %v; want %q", text, errors.Join(err, readErr), want)
 	}
 }
 
