@@ -3,6 +3,7 @@ package substitute
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,9 +21,14 @@ import (
 
 // WebOptions say how web servers are used. The zero value is usable.
 type WebOptions struct {
-	ConnectTimeout time.Duration // until a connection stands; 0: 15 s
-	StallTimeout   time.Duration // for a server that says nothing; 0: 30 s
+	ConnectTimeout time.Duration // until a connection stands; 0: 15 s, negative: no limit
+	StallTimeout   time.Duration // for a server that says nothing; 0: 30 s, negative: no limit
 	Attempts       int           // at one request; 0: 5
+	Connections    int           // to one server at once; 0: 128, negative: no limit
+	NoHTTP2        bool          // speak HTTP/1.1 only
+	// CertificateFile has the certificates of those who vouch for servers, in PEM; empty:
+	// those of the system do.
+	CertificateFile string
 	// Credentials returns the name and the password for a host, as a netrc file has
 	// them; nil: there are none.
 	Credentials func(host string) (login, password string, ok bool)
@@ -31,9 +38,13 @@ type WebOptions struct {
 // A Web reaches the caches on web servers, which share its connections. Its methods
 // may be called concurrently.
 type Web struct {
-	options WebOptions
-	client  *http.Client
+	options   WebOptions
+	client    *http.Client
+	unvouched error // why no https server can be trusted
 }
+
+// noLimit is a timeout of which the options say that there is none.
+const noLimit = 100 * 365 * 24 * time.Hour
 
 const (
 	maxRedirects    = 10
@@ -49,32 +60,61 @@ const (
 
 // NewWeb prepares connections; proxies are those of the environment.
 func NewWeb(o WebOptions) *Web {
-	if o.ConnectTimeout == 0 {
-		o.ConnectTimeout = 15 * time.Second
-	}
-	if o.StallTimeout == 0 {
-		o.StallTimeout = 30 * time.Second
-	}
+	o.ConnectTimeout = timeout(o.ConnectTimeout, 15*time.Second)
+	o.StallTimeout = timeout(o.StallTimeout, 30*time.Second)
 	if o.Attempts == 0 {
 		o.Attempts = 5
+	}
+	if o.Connections == 0 {
+		o.Connections = webRequests
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	transport := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: o.ConnectTimeout}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    o.ConnectTimeout,
 		ResponseHeaderTimeout:  o.StallTimeout,
 		IdleConnTimeout:        time.Minute,
 		MaxIdleConnsPerHost:    webRequests,
-		MaxConnsPerHost:        webRequests,
+		MaxConnsPerHost:        max(o.Connections, 0),
 		MaxResponseHeaderBytes: maxAnswerHeader,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true, // sizes and ranges are those of the file
 	}
-	return &Web{options: o, client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}
+	w := &Web{options: o, client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}
+	w.unvouched = o.apply(transport)
+	return w
+}
+
+// timeout is what an option means.
+func timeout(option, standard time.Duration) time.Duration {
+	switch {
+	case option == 0:
+		return standard
+	case option < 0:
+		return noLimit
+	}
+	return option
+}
+
+// apply gives a transport what holds for web servers and buckets alike. The error says
+// why no https server can be trusted.
+func (o WebOptions) apply(t *http.Transport) error {
+	t.Proxy = environmentProxy()
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	t.ForceAttemptHTTP2 = !o.NoHTTP2
+	t.DisableCompression = true // sizes and ranges are those of the file
+	if o.CertificateFile == "" {
+		return nil
+	}
+	t.TLSClientConfig.RootCAs = x509.NewCertPool()
+	text, err := os.ReadFile(o.CertificateFile)
+	if err == nil && !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(text) {
+		err = fmt.Errorf("%s: no certificate in it", o.CertificateFile)
+	}
+	if err != nil {
+		return fmt.Errorf("ssl-cert-file: %w", err)
+	}
+	return nil
 }
 
 func checkRedirect(next *http.Request, before []*http.Request) error {
@@ -106,6 +146,9 @@ func (w *Web) Cache(address string) (*HTTP, error) {
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, fmt.Errorf("%s is not http://HOST/… or https://HOST/…", base.Redacted())
+	}
+	if base.Scheme == "https" && w.unvouched != nil {
+		return nil, fmt.Errorf("%s: %w", base.Redacted(), w.unvouched)
 	}
 	h := &HTTP{web: w, user: base.User, slots: make(chan struct{}, closedRequests)}
 	base.User, base.RawQuery, base.Fragment = nil, "", ""

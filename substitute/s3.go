@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // S3 is a cache in a bucket, s3://. Every file of it appears as a whole.
@@ -37,8 +36,9 @@ const (
 // NewS3 prepares access to the bucket of s3://BUCKET with Nix's parameters endpoint,
 // region, profile, scheme and addressing-style. Credentials are looked for in the
 // environment, the files of the aws program and the virtual machine's metadata; without
-// any, requests are anonymous. Nothing is asked of the bucket yet.
-func NewS3(address string) (*S3, error) {
+// any, requests are anonymous. Of o only CertificateFile matters. Nothing is asked of
+// the bucket yet.
+func NewS3(address string, o WebOptions) (*S3, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "s3" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("%.200q is not in the form s3://BUCKET?endpoint=…&region=…", address)
@@ -56,8 +56,17 @@ func NewS3(address string) (*S3, error) {
 	if err != nil {
 		return nil, err
 	}
+	transport, err := minio.DefaultTransport(secure)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.apply(transport); err != nil && secure {
+		return nil, fmt.Errorf("s3://%s: %w", u.Host, err)
+	}
+	transport.ForceAttemptHTTP2 = false // many requests at once are faster over many connections
 	client, err := minio.NewCore(host, &minio.Options{
-		Creds: s3Credentials(query.Get("profile")), Secure: secure, Region: region, BucketLookup: lookup, MaxRetries: s3Resumes,
+		Transport: transport,
+		Creds:     s3Credentials(query.Get("profile")), Secure: secure, Region: region, BucketLookup: lookup, MaxRetries: s3Resumes,
 	})
 	if err != nil {
 		return nil, err
@@ -96,17 +105,6 @@ func s3Endpoint(query url.Values, region string) (host string, secure bool, err 
 		return endpoint, false, nil
 	}
 	return "", false, fmt.Errorf("endpoint %.200q: the scheme is http or https", endpoint)
-}
-
-func s3Credentials(profile string) *credentials.Credentials {
-	file := &credentials.FileAWSCredentials{Profile: profile}
-	if profile != "" {
-		return credentials.New(file)
-	}
-	return credentials.NewChainCredentials([]credentials.Provider{
-		new(credentials.EnvAWS), file,
-		&credentials.IAM{Client: &http.Client{Timeout: metadataTimeout}},
-	})
 }
 
 // String implements Files.

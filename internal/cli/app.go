@@ -71,7 +71,8 @@ type program struct {
 	atEnd      []func() error // close what the whole program uses
 	sshOptions []string       // in place of those of NIX_SSHOPTS, if not nil
 
-	web *substitute.Web // nil until a cache on a web server is used
+	web     *substitute.Web // nil until a cache on a web server is used
+	skipped map[string]bool // substituters of which there was a warning
 }
 
 // errInterrupted is the cause of a context that a signal ended.

@@ -36,7 +36,11 @@ func (p *program) openCache(ctx context.Context, address string) (substitute.Fil
 		}
 		return cache, nil
 	case scheme == "s3":
-		cache, err := substitute.NewS3(address)
+		o, err := p.webOptions()
+		if err != nil {
+			return nil, err
+		}
+		cache, err := substitute.NewS3(address, o)
 		if err != nil {
 			return nil, usagef("cache: %v", err)
 		}
@@ -52,27 +56,40 @@ func (p *program) openWeb() (*substitute.Web, error) {
 	if p.web != nil {
 		return p.web, nil
 	}
-	conf, err := nixconf.Load(os.Getenv)
+	o, err := p.webOptions()
 	if err != nil {
 		return nil, err
 	}
-	o := substitute.WebOptions{Logger: p.log}
-	if o.ConnectTimeout, err = conf.ConnectTimeout(); err != nil {
-		return nil, err
-	}
-	if o.StallTimeout, err = conf.StallTimeout(); err != nil {
-		return nil, err
-	}
-	if o.Attempts, err = conf.DownloadAttempts(); err != nil {
-		return nil, err
+	p.web = substitute.NewWeb(o)
+	return p.web, nil
+}
+
+// webOptions returns what the configuration says of web servers.
+func (p *program) webOptions() (substitute.WebOptions, error) {
+	conf, err := nixconf.Load(os.LookupEnv)
+	if err != nil {
+		return substitute.WebOptions{}, err
 	}
 	netrc, err := nixconf.ReadNetrc(conf.NetrcFile())
 	if err != nil {
-		return nil, fmt.Errorf("netrc-file: %w", err)
+		return substitute.WebOptions{}, fmt.Errorf("netrc-file: %w", err)
 	}
-	o.Credentials = netrc.Lookup
-	p.web = substitute.NewWeb(o)
-	return p.web, nil
+	o := substitute.WebOptions{
+		ConnectTimeout:  conf.ConnectTimeout(),
+		StallTimeout:    conf.StallTimeout(),
+		Attempts:        conf.DownloadAttempts(),
+		NoHTTP2:         !conf.HTTP2(),
+		CertificateFile: conf.CertificateFile(),
+		Credentials:     netrc.Lookup,
+		Logger:          p.log,
+	}
+	if n, set := conf.HTTPConnections(); set {
+		o.Connections = n
+		if n == 0 {
+			o.Connections = -1 // no limit
+		}
+	}
+	return o, nil
 }
 
 // cacheParameters returns what stands behind the question mark of a cache's address.

@@ -49,13 +49,13 @@ const decodingMemory = 96 << 20
 // openSubstituters prepares the caches that a request means; nil if there are none.
 // Nothing is asked of them yet.
 func (p *program) openSubstituters(ctx context.Context, q cacheRequest) (*substitute.Substituters, error) {
-	addresses := slices.Clone(q.only)
-	if len(addresses) == 0 {
-		conf, err := nixconf.Load(os.Getenv)
+	var configured []string
+	if len(q.only) == 0 {
+		conf, err := nixconf.Load(os.LookupEnv)
 		if err != nil {
 			return nil, err
 		}
-		addresses = conf.Substituters()
+		configured = conf.Substituters()
 	}
 	accept, err := q.acceptance()
 	if err != nil {
@@ -63,16 +63,20 @@ func (p *program) openSubstituters(ctx context.Context, q cacheRequest) (*substi
 	}
 	s := &substitute.Substituters{Logger: p.log}
 	seen := make(map[string]bool)
-	for _, address := range append(addresses, q.further...) {
+	for i, address := range slices.Concat(configured, q.only, q.further) {
 		if seen[address] {
 			continue
 		}
 		seen[address] = true
 		cache, err := p.newCache(ctx, address, accept)
-		if err != nil {
+		switch {
+		case err == nil:
+			s.Caches = append(s.Caches, cache)
+		case i >= len(configured):
 			return nil, err
+		default:
+			p.skipSubstituter(address, err)
 		}
-		s.Caches = append(s.Caches, cache)
 	}
 	if len(s.Caches) == 0 {
 		return nil, nil
@@ -82,6 +86,19 @@ func (p *program) openSubstituters(ctx context.Context, q cacheRequest) (*substi
 	}
 	debug.SetMemoryLimit(decodingMemory)
 	return s, nil
+}
+
+// skipSubstituter warns, once, of a substituter of the configuration that cannot be
+// used. As in Nix it does not stop the others.
+func (p *program) skipSubstituter(address string, reason error) {
+	if p.skipped[address] {
+		return
+	}
+	if p.skipped == nil {
+		p.skipped = make(map[string]bool)
+	}
+	p.skipped[address] = true
+	p.log.Warn("substituter skipped", "reason", reason)
 }
 
 // acceptance is nil where signatures are not asked for.
@@ -109,8 +126,14 @@ func (p *program) newCache(ctx context.Context, address string, accept func(*nix
 			return nil, usagef("cache %s: priority=%s is no number", files, text)
 		}
 	}
-	if trusted := parameters.Get("trusted"); trusted == "true" || trusted == "1" {
-		cache.Accept = nil
+	if text := parameters.Get("trusted"); text != "" {
+		trusted, err := nixconf.ParseBool(text)
+		if err != nil {
+			return nil, usagef("cache %s: trusted: %v", files, err)
+		}
+		if trusted {
+			cache.Accept = nil
+		}
 	}
 	return cache, nil
 }

@@ -171,7 +171,7 @@ func (p *program) cacheServer(c *cli.Context, r cacheServeRequest) (_ *substitut
 		server, err := substitute.NewDirServer(r.dir, r.page)
 		return server, func() error { return nil }, err
 	}
-	conf, err := nixconf.Load(os.Getenv)
+	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return nil, nil, err
 	}

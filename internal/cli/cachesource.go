@@ -237,7 +237,7 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 // nameCaches tells a daemon which further caches to take from, as far as it lets this
 // user say that.
 func (r *copyRun) nameCaches(ctx context.Context, daemon *remote.Daemon, q cacheRequest) error {
-	conf, err := nixconf.Load(os.Getenv)
+	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return err
 	}

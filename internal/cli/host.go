@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/copy-closure/copy-closure/internal/nixconf"
 	"github.com/copy-closure/copy-closure/transport"
 )
 
@@ -60,7 +61,10 @@ func (h *hostURI) set(key, value string) error {
 	case "remote-store":
 		h.store = value
 	case "compress":
-		h.compress = value == "true" || value == "1"
+		var err error
+		if h.compress, err = nixconf.ParseBool(value); err != nil {
+			return fmt.Errorf("compress: %w", err)
+		}
 	case "ssh-key":
 		h.keyFile = value
 	case "base64-ssh-public-host-key":

@@ -114,7 +114,7 @@ func (s *serverSubstituter) caches(ctx context.Context) (*cacheSource, error) {
 	if s.opened {
 		return s.source, nil
 	}
-	conf, err := nixconf.Load(os.Getenv)
+	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}

@@ -112,7 +112,7 @@ var trustedKeyFlag = &cli.StringSliceFlag{Name: "trusted-public-key", Usage: "be
 
 // trustedKeys returns the keys of the configuration and of --trusted-public-key.
 func trustedKeys(c *cli.Context) (nix.TrustedKeys, error) {
-	conf, err := nixconf.Load(os.Getenv)
+	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func trustedKeys(c *cli.Context) (nix.TrustedKeys, error) {
 		if err != nil {
 			return nil, usagef("--trusted-public-key: %v", err)
 		}
-		keys[key.Name] = key
+		keys.Add(key)
 	}
 	return keys, nil
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -18,7 +17,7 @@ func acceptance() (func(*nix.PathInfo) error, error) { return acceptanceBy(nil) 
 
 // acceptanceBy is acceptance where further keys are trusted.
 func acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
-	conf, err := nixconf.Load(os.Getenv)
+	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +32,9 @@ func acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
 	if err != nil {
 		return nil, usagef("--trusted-public-key: %v", err)
 	}
-	maps.Copy(keys, more)
+	for _, key := range more {
+		keys.Add(key)
+	}
 	return func(info *nix.PathInfo) error {
 		if keys.Trusts(info) {
 			return nil

@@ -105,9 +105,17 @@ func NewTrustedKeys(words ...string) (TrustedKeys, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys[key.Name] = key
+		keys.Add(key)
 	}
 	return keys, nil
+}
+
+// Add adds a key, unless there is one of that name already: of several keys with one
+// name Nix trusts the first.
+func (keys TrustedKeys) Add(key PublicKey) {
+	if _, known := keys[key.Name]; !known {
+		keys[key.Name] = key
+	}
 }
 
 // Trusts reports whether one of info's signatures verifies under one of the keys,

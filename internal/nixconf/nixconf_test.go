@@ -2,9 +2,12 @@ package nixconf_test
 
 import (
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"testing"
 
+	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixconf"
 )
 
@@ -32,8 +35,7 @@ func TestLoad(t *testing.T) {
 			write(t, filepath.Join(dir, "etc/nix.conf"), c.system)
 			write(t, filepath.Join(dir, "etc/more.conf"), "trusted-public-keys = "+keyA)
 			write(t, filepath.Join(dir, "home/.config/nix/nix.conf"), c.user)
-			env := map[string]string{"NIX_CONF_DIR": filepath.Join(dir, "etc"), "HOME": filepath.Join(dir, "home"), "NIX_CONFIG": c.inline}
-			s, err := nixconf.Load(func(key string) string { return env[key] })
+			s, err := nixconf.Load(environment("NIX_CONF_DIR", filepath.Join(dir, "etc"), "HOME", filepath.Join(dir, "home"), "NIX_CONFIG", c.inline))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,20 +63,100 @@ func TestLoadRefuses(t *testing.T) {
 		"no value":        "substituters\n",
 		"missing include": "include nowhere.conf\n",
 		"include loop":    "include nix.conf\n",
+		"boolean":         "require-sigs = TRUE\n",
+		"empty boolean":   "require-sigs =\n",
+		"negative number": "connect-timeout = -1\n",
+		"early mistake":   "http2 = off\nhttp2 = no\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			write(t, filepath.Join(dir, "nix.conf"), text)
-			_, err := nixconf.Load(func(key string) string {
-				if key == "NIX_CONF_DIR" {
-					return dir
-				}
-				return ""
-			})
+			_, err := nixconf.Load(environment("NIX_CONF_DIR", dir))
 			if err == nil {
 				t.Errorf("%q was accepted", text)
 			}
 		})
+	}
+}
+
+// TestTrustedKeys holds that of several keys with one name the first is trusted.
+func TestTrustedKeys(t *testing.T) {
+	other, err := nix.GenerateSecretKey("a-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	write(t, file, other.Text())
+	for _, text := range []string{
+		"trusted-public-keys = " + keyA + " " + other.Public().String(),
+		"trusted-public-keys = " + keyA + "\nextra-trusted-public-keys = " + other.Public().String(),
+		"trusted-public-keys = " + keyA + "\nsecret-key-files = " + file,
+	} {
+		keys, err := load(t, text).TrustedKeys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := keys["a-1"].String(); got != keyA {
+			t.Errorf("%s: trusts %s, want the first", text, got)
+		}
+	}
+}
+
+func TestStore(t *testing.T) {
+	for _, test := range []struct{ text, remote, want string }{
+		{"", "", "auto"},
+		{"", "daemon", "daemon"},
+		{"store = /srv/x", "daemon", "/srv/x"},
+	} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "nix.conf"), test.text)
+		s, err := nixconf.Load(environment("NIX_CONF_DIR", dir, "NIX_REMOTE", test.remote))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Store(); got != test.want {
+			t.Errorf("%q, NIX_REMOTE=%q: got %q, want %q", test.text, test.remote, got, test.want)
+		}
+	}
+}
+
+// TestHome needs root's right to give a directory away.
+func TestHome(t *testing.T) {
+	u, err := user.LookupId(strconv.Itoa(os.Geteuid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	write(t, file, "")
+	for home, want := range map[string]string{dir: dir, dir + "/none": dir + "/none", file + "/below": file + "/below"} {
+		if got := nixconf.Home(environment("HOME", home)); got != want {
+			t.Errorf("HOME=%s: got %s, want %s", home, got, want)
+		}
+	}
+	if got := nixconf.Home(environment()); got != u.HomeDir {
+		t.Errorf("without HOME: got %s, want %s", got, u.HomeDir)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := os.Chown(dir, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := nixconf.Home(environment("HOME", dir)); got != u.HomeDir {
+		t.Errorf("HOME of another user: got %s, want %s", got, u.HomeDir)
+	}
+}
+
+// environment has the variables of a list of names and values, and no others.
+func environment(words ...string) nixconf.Environment {
+	return func(name string) (string, bool) {
+		for i := 0; i < len(words); i += 2 {
+			if words[i] == name {
+				return words[i+1], true
+			}
+		}
+		return "", false
 	}
 }
 

@@ -13,7 +13,7 @@ func load(t *testing.T, text string) *nixconf.Settings {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "nix.conf"), text)
-	s, err := nixconf.Load(func(key string) string { return map[string]string{"NIX_CONF_DIR": dir}[key] })
+	s, err := nixconf.Load(environment("NIX_CONF_DIR", dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,12 +51,21 @@ func TestTrustedSubstituters(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	s := load(t, "connect-timeout = 3\nstalled-download-timeout = -1\n")
-	if got, err := s.ConnectTimeout(); err != nil || got != 3*time.Second {
-		t.Errorf("connect-timeout: %v, %v", got, err)
+	s := load(t, "connect-timeout = 3\nstalled-download-timeout = 0\ndownload-attempts = 0\nbinary-caches-parallel-connections = 7\n")
+	if got := s.ConnectTimeout(); got != 3*time.Second {
+		t.Errorf("connect-timeout = 3: got %v", got)
 	}
-	if got, err := s.StallTimeout(); err == nil {
-		t.Errorf("a negative timeout is taken as %v", got)
+	if got := s.StallTimeout(); got != nixconf.Unlimited {
+		t.Errorf("stalled-download-timeout = 0: got %v, want no limit", got)
+	}
+	if got := s.DownloadAttempts(); got != 1 {
+		t.Errorf("download-attempts = 0: got %d, want 1 as in Nix", got)
+	}
+	if n, set := s.HTTPConnections(); n != 7 || !set {
+		t.Errorf("http-connections: got %d, %v, want 7", n, set)
+	}
+	if s := load(t, ""); s.ConnectTimeout() != 0 || s.StallTimeout() != 0 || s.DownloadAttempts() != 0 {
+		t.Error("a timeout that nobody has set is not 0")
 	}
 }
 
@@ -94,5 +103,28 @@ default login anonymous password guest
 	}
 	if _, _, ok := none.Lookup("cache.example"); ok {
 		t.Error("a missing file has an entry")
+	}
+}
+
+// TestNetrcWords has the words that curl reads (lib/netrc.c).
+func TestNetrcWords(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "netrc")
+	write(t, file, `machine quoted.example login "a b" password "p\"q\\r\ts"
+MACHINE upper.example LOGIN carol Password x#y
+machine comment.example login dave password one # machine quoted.example
+`)
+	n, err := nixconf.ReadNetrc(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string][2]string{
+		"quoted.example":  {"a b", "p\"q\\r\ts"},
+		"upper.example":   {"carol", "x#y"},
+		"comment.example": {"dave", "one"},
+	} {
+		name, password, _ := n.Lookup(host)
+		if got := [2]string{name, password}; got != want {
+			t.Errorf("%s: got %q, want %q", host, got, want)
+		}
 	}
 }
