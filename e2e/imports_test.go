@@ -20,7 +20,7 @@ var corners = []string{"closure", "transport", "remote", "substitute"}
 // places are all folders that may hold packages. A new one is a change of the
 // map in ARCHITECTURE.md.
 var places = append([]string{
-	".", "cmd/copy-closure-agent", "e2e", "internal/cli", "internal/delta", "internal/localstore", "internal/nar",
+	".", "cmd/copy-closure-agent", "e2e", "internal/cli", "internal/delta", "internal/farend", "internal/localstore", "internal/nar",
 	"internal/nix", "internal/nixconf", "internal/nixtest", "internal/planpage", "internal/progress",
 	"internal/show", "internal/ui", "internal/version", "internal/wire",
 }, corners...)
@@ -31,7 +31,8 @@ var onlyFrom = map[string][]string{
 	".":                   {},
 	"e2e":                 {"e2e"},
 	"internal/cli":        {"."},
-	"internal/localstore": {"internal/cli", "cmd/copy-closure-agent"},
+	"internal/farend":     {"internal/cli", "cmd/copy-closure-agent"},
+	"internal/localstore": {"internal/cli", "internal/farend", "cmd/copy-closure-agent"},
 }
 
 // nothing lists packages that import none of ours.
@@ -158,6 +159,9 @@ func TestForbidden(t *testing.T) {
 		{"transport", "e2e", false, false},
 		{"transport", "e2e", true, true},
 		{"internal/nix", "internal/wire", false, false},
+		{"internal/farend", "internal/localstore", false, true},
+		{"internal/farend", "substitute", false, false},
+		{"remote", "internal/farend", false, false},
 		{"internal/cli", "e2e", false, false},
 		{"e2e", "internal/cli", false, true},
 	}

@@ -9,11 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"runtime/debug"
 	"strconv"
-	"syscall"
 
+	"github.com/copy-closure/copy-closure/internal/farend"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/show"
@@ -30,7 +29,11 @@ const (
 func main() {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
-	if err := run(context.Background(), os.Args[1:]); err != nil {
+	err := farend.CheckLoop()
+	if err == nil {
+		err = run(context.Background(), os.Args[1:])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", show.Indented(err.Error()))
 		os.Exit(1)
 	}
@@ -59,6 +62,8 @@ func parse(args []string) (request, error) {
 		case arg == "--trust-client":
 			r.trust = true
 		case arg == "--read-only":
+		case arg == "--serve": // as nix-store, which asks nobody for signatures
+			r.words, r.trust = []string{"serve"}, true
 		case arg == "--store" && i+1 < len(args):
 			i++
 			r.store = args[i]
@@ -106,12 +111,12 @@ func (r request) serve(ctx context.Context) error {
 	if r.write && !r.trust {
 		return errors.New("the agent knows no keys: it serves --write only with --trust-client")
 	}
-	choice, err := localstore.Choose(r.store)
+	choice, err := farend.Choose(r.store)
 	if err != nil {
 		return err
 	}
 	if choice.ThroughNix && r.write {
-		return becomeNixStore(choice.URI)
+		return farend.ServeThroughNix(false, choice.URI)
 	}
 	stream, err := remote.StandardStreams()
 	if err != nil {
@@ -137,19 +142,6 @@ func (r request) serve(ctx context.Context) error {
 		defer meeting.Close()
 	}
 	return remote.Serve(ctx, stream, b, options)
-}
-
-// becomeNixStore hands the client to the Nix that is here.
-func becomeNixStore(uri string) error {
-	file, err := exec.LookPath("nix-store")
-	if err != nil {
-		return fmt.Errorf("serve through Nix: %w", err)
-	}
-	args := []string{"nix-store", "--serve", "--write"}
-	if uri != "" {
-		args = append(args, "--store", uri)
-	}
-	return fmt.Errorf("serve through Nix: %w", syscall.Exec(file, args, os.Environ()))
 }
 
 // A backend is the store of this machine as the server wants it.
@@ -187,7 +179,7 @@ func (b backend) Import(context.Context) (remote.Importer, error) {
 
 // open opens the store that is there already.
 func (r request) open(ctx context.Context) (*localstore.Store, error) {
-	choice, err := localstore.Choose(r.store)
+	choice, err := farend.Choose(r.store)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/copy-closure/copy-closure/internal/farend"
 	"github.com/copy-closure/copy-closure/internal/ui"
 	"github.com/copy-closure/copy-closure/substitute"
 )
@@ -50,7 +51,10 @@ func Main(args []string) int {
 	p := &program{name: filepath.Base(args[0]), stdin: os.Stdin, stdout: ui.NewOutput(os.Stdout)}
 	p.screen = ui.NewScreen(os.Stderr, ui.Auto)
 	p.log = slog.New(ui.NewLogHandler(p.screen, "", slog.LevelWarn))
-	err := p.run(ctx, args[1:])
+	err := farend.CheckLoop()
+	if err == nil {
+		err = p.run(ctx, args[1:])
+	}
 	for _, end := range p.atEnd {
 		end() // what matters was done, or has failed
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/copy-closure/copy-closure/internal/farend"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
@@ -92,6 +93,9 @@ func (p *program) tellForced(asked string, r serveRequest) error {
 // runAsNixStore stands in for nix-store --serve [--write] [--store URI], and
 // behaves as it does: whoever may start it may add what he likes.
 func (p *program) runAsNixStore(ctx context.Context, args []string) error {
+	if peerWish() == remote.PeerJoins {
+		return remote.JoinLane(os.Stdin, os.Stdout)
+	}
 	r := serveRequest{store: "auto", trust: true}
 	serving := false
 	for i := 0; i < len(args); i++ {
@@ -147,13 +151,13 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	if r.write {
 		why = toWrite
 	}
-	choice, err := localstore.Choose(r.store)
+	choice, err := farend.Choose(r.store)
 	if err != nil {
 		return err
 	}
 	nixDecides := choice.ThroughNix && r.write && r.trust
 	if nixDecides && (r.daemon || choice.Socket == "" || peerWish() != remote.PeerAsks) {
-		return becomeNix(r.daemon, choice.URI)
+		return farend.ServeThroughNix(r.daemon, choice.URI)
 	}
 	check := func(*nix.PathInfo) error { return nil }
 	if !r.trust || r.daemon {
@@ -163,7 +167,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	}
 	b, err := p.openBackend(ctx, r.store, why)
 	if nixDecides && errors.Is(err, errUnreadable) {
-		return becomeNix(r.daemon, choice.URI)
+		return farend.ServeThroughNix(r.daemon, choice.URI)
 	}
 	stream, streamErr := remote.StandardStreams()
 	if streamErr != nil {

@@ -6,31 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"os/exec"
 	"sync"
-	"syscall"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
 )
-
-// becomeNix hands the client to the Nix that is here, which keeps its rules about who
-// may add what.
-func becomeNix(daemon bool, uri string) error {
-	args := []string{"nix-store", "--serve", "--write"}
-	if daemon {
-		args = []string{"nix-daemon", "--stdio"}
-	}
-	file, err := exec.LookPath(args[0])
-	if err != nil {
-		return fmt.Errorf("serve through Nix: %w", err)
-	}
-	if uri != "" {
-		args = append(args, "--store", uri)
-	}
-	return fmt.Errorf("serve through Nix: %w", syscall.Exec(file, args, os.Environ()))
-}
 
 // daemonRefuses reports whether the daemon of this machine is known to take no unsigned
 // paths from this user. It is asked in a session of its own: an older one hangs up then.

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/farend"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
@@ -22,7 +23,7 @@ const (
 
 // openLocal opens the store that --store means.
 func (p *program) openLocal(ctx context.Context, uri string, why purpose) (*localEnd, error) {
-	choice, err := localstore.Choose(uri)
+	choice, err := farend.Choose(uri)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func (p *program) openLocal(ctx context.Context, uri string, why purpose) (*loca
 
 // openDirectly opens the store itself, also where a copy would go through Nix.
 func (p *program) openDirectly(ctx context.Context, uri string, why purpose) (*localEnd, error) {
-	choice, err := localstore.Choose(uri)
+	choice, err := farend.Choose(uri)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/copy-closure/copy-closure/internal/farend"
 	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/transport"
@@ -26,7 +27,11 @@ func openNix(ctx context.Context, choice localstore.Choice, why purpose, log *sl
 	if choice.Socket != "" {
 		return openSocket(ctx, choice.Socket, o)
 	}
-	end := remote.FarEnd{Program: "nix-store", Store: choice.URI, Access: remote.Write}
+	program, err := farend.LookPath("nix-store")
+	if err != nil {
+		return nil, err
+	}
+	end := remote.FarEnd{Program: remote.Quote(program), Store: choice.URI, Access: remote.Write}
 	if why == toLook {
 		end.Access = remote.Look
 	}

@@ -29,11 +29,11 @@ func (c Choice) Through() string {
 	return "nix-store"
 }
 
-// Facts are what the choice depends on. Gather finds them.
+// Facts are what the choice depends on. Gather finds all but HaveNix.
 type Facts struct {
 	Getenv        func(string) string
 	HaveDatabase  bool   // the state directory of Nix holds a database
-	HaveNix       bool   // nix-store is in PATH
+	HaveNix       bool   // Nix's own nix-store is in PATH
 	Socket        string // of the daemon
 	HaveSocket    bool   // which listens
 	StateWritable bool   // this user may write the database
@@ -50,7 +50,6 @@ func Gather(getenv func(string) string) Facts {
 	return Facts{
 		Getenv:        getenv,
 		HaveDatabase:  exists(c.state("db/db.sqlite")),
-		HaveNix:       haveProgram(getenv("PATH"), "nix-store"),
 		Socket:        socket,
 		HaveSocket:    exists(socket),
 		StateWritable: unix.Access(c.state("db"), unix.W_OK) == nil,
@@ -61,16 +60,6 @@ func Gather(getenv func(string) string) Facts {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// haveProgram searches a PATH other than that of this process.
-func haveProgram(path, name string) bool {
-	for _, dir := range filepath.SplitList(path) {
-		if unix.Access(filepath.Join(dir, name), unix.X_OK) == nil && filepath.IsAbs(dir) {
-			return true
-		}
-	}
-	return false
 }
 
 // machine is the store of this machine, as Nix's environment variables place it.
@@ -88,11 +77,8 @@ func machine(getenv func(string) string) Config {
 	return c
 }
 
-// Choose decides what the value of --store means on this machine: auto, local,
+// Choose decides what the value of --store means where the facts hold: auto, local,
 // daemon, unix://SOCKET, /DIR, or local?root=/DIR with Nix's further parameters.
-func Choose(uri string) (Choice, error) { return Gather(os.Getenv).Choose(uri) }
-
-// Choose decides what the value of --store means where the facts hold.
 func (f Facts) Choose(uri string) (Choice, error) {
 	if uri == "" || uri == "auto" {
 		return f.auto()
