@@ -223,7 +223,7 @@ func findIdentities(ctx context.Context, c *hostConfig, ring *keyring, log *slog
 	if !slices.Contains(c.methods, "publickey") {
 		return found
 	}
-	held := found.askAgent(c, log)
+	held := found.askAgent(ctx, c, log)
 	certificates := readCertificates(c, log)
 	var named, own, late []identity
 	for _, path := range c.identityFiles {
@@ -251,11 +251,11 @@ func findIdentities(ctx context.Context, c *hostConfig, ring *keyring, log *slog
 }
 
 // askAgent returns what the agent holds.
-func (i *identities) askAgent(c *hostConfig, log *slog.Logger) []ssh.Signer {
+func (i *identities) askAgent(ctx context.Context, c *hostConfig, log *slog.Logger) []ssh.Signer {
 	if c.agent == "" {
 		return nil
 	}
-	conn, err := net.Dial("unix", c.agent)
+	conn, err := DialUnix(ctx, c.agent)
 	if err != nil {
 		log.Debug("no ssh agent", "error", err)
 		return nil

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
+	"github.com/copy-closure/copy-closure/transport"
 )
 
 // openWorker starts a daemon's end of the worker protocol at the far end, and for a
@@ -33,7 +33,7 @@ func (r *copyRun) openWorker(ctx context.Context, far *farEnd, end remote.FarEnd
 // openSocket speaks to the daemon of this machine.
 func openSocket(ctx context.Context, socket string, o remote.Options) (*remote.Daemon, error) {
 	return remote.OpenDaemon(ctx, func(ctx context.Context, _ bool) (io.ReadWriteCloser, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		conn, err := transport.DialUnix(ctx, socket)
 		if err != nil {
 			return nil, fmt.Errorf("the Nix daemon of this machine: %w; start it (systemctl start nix-daemon), or go past it with --store local", err)
 		}

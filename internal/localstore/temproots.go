@@ -183,11 +183,15 @@ func (t *tempRoots) close() error {
 // awaited: it answers each with a byte, and must never wait for us to read them.
 const collectorWindow = 64
 
-// tellCollector gives paths to the garbage collection that is under way. It
-// returns false if that has ended or not quite begun.
+// tellCollector gives paths to the garbage collection that is under way. It returns
+// false if that has ended, has not quite begun, or has no room in its queue: the
+// caller asks again later.
 func (s *Store) tellCollector(ctx context.Context, paths []nix.StorePath) (bool, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", s.config.state("gc-socket/socket"))
+	if errors.Is(err, unix.EAGAIN) {
+		return false, nil // its queue is full; a connect that blocks, as Nix's does, would wait
+	}
 	if err != nil {
 		return false, unlessGone(err)
 	}

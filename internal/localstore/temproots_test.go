@@ -131,6 +131,88 @@ func TestHoldWaitsForTheCollector(t *testing.T) {
 	}
 }
 
+// TestHoldWaitsForACollectorsQueue has many take roots while the queue of the
+// collector's socket is full and the collector does not accept, as under load.
+func TestHoldWaitsForACollectorsQueue(t *testing.T) {
+	root := tempDir(t)
+	s := openStore(t, localstore.Under(root))
+	lock := lockAsCollector(t, root)
+	defer lock.Close()
+	socket := filepath.Join(root, "nix/var/nix/gc-socket/socket")
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	listener := listenWithoutQueue(t, socket)
+	infos := madeUp(8, 8, 0)
+	var holders sync.WaitGroup
+	for _, info := range infos {
+		holders.Go(func() {
+			release, err := s.HoldUntil(t.Context(), info.Path)
+			if err == nil {
+				err = release()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if err := s.Hold(canceled, []nix.StorePath{infos[0].Path}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Hold while the queue is full: %v", err)
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go answerAll(conn)
+		}
+	}()
+	holders.Wait()
+	listener.Close()
+}
+
+// listenWithoutQueue returns a listener at a socket that already refuses further
+// connections with EAGAIN.
+func listenWithoutQueue(t *testing.T, socket string) net.Listener {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		err = errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: socket}), unix.Listen(fd, 0))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), socket)
+	defer f.Close()
+	listener, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		conn, err := net.Dial("unix", socket)
+		if errors.Is(err, unix.EAGAIN) {
+			return listener
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+}
+
+// answerAll answers each line as a collector does.
+func answerAll(conn net.Conn) {
+	defer conn.Close()
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		if _, err := conn.Write([]byte("1")); err != nil {
+			return
+		}
+	}
+}
+
 // TestHoldUntil has many hold paths at once, each for a while.
 func TestHoldUntil(t *testing.T) {
 	root := tempDir(t)
