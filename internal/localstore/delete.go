@@ -51,6 +51,7 @@ func (s *Store) Delete(ctx context.Context, paths []nix.StorePath) (freed int64,
 		return 0, fmt.Errorf("delete: %w", err)
 	}
 	defer func() { err = errors.Join(err, collector.close()) }()
+	s.sweepDead(ctx)
 	return s.delete(ctx, paths)
 }
 

@@ -76,8 +76,7 @@ func (s *Store) findLink(found func(p nix.StorePath, link string), link string) 
 	}
 }
 
-// findTempRoots reads the roots of all processes that are alive, and deletes those
-// of others.
+// findTempRoots reads the roots of all processes that are alive.
 func (s *Store) findTempRoots(found roots) error {
 	dir := s.config.state("temproots")
 	entries, err := os.ReadDir(dir)

@@ -200,7 +200,13 @@ func (im *Import) admit(ctx context.Context, info *nix.PathInfo) error {
 // left.
 func (im *Import) hold(ctx context.Context, paths []nix.StorePath) error {
 	im.sweeping.Do(func() { im.store.sweepDead(ctx) })
-	return im.store.Hold(ctx, paths)
+	if err := im.store.Hold(ctx, paths); err != nil {
+		return err
+	}
+	if err := im.store.keepTempRoots(); err != nil {
+		im.store.log.Debug("a collector may delete the temporary roots if this process dies", "error", err)
+	}
+	return nil
 }
 
 // checkInfo makes the checks that every entrance to the store has in common.

@@ -34,6 +34,7 @@ var helpers = map[string]func(root string) error{
 	"read":       readHelper,
 	"cannot":     cannotWriteHelper,
 	"open files": openFilesHelper,
+	"stall":      stallHelper,
 
 	"ask for closures": closuresHelper,
 	"import many":      importManyHelper,

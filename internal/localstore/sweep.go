@@ -22,23 +22,28 @@ const maxTempRoots = 256 << 20 // bytes of one process's file
 // paths in: locks, and contents that never became valid. Their temporary roots say
 // where to look, and nobody else may be at work on a path whose lock we get. It is a
 // courtesy: what cannot be cleared away is left to whoever adds the path next.
+//
+// Nothing else here deletes the temporary roots of the dead, and they keep a second name
+// for where Nix does (see keepTempRoots).
 func (s *Store) sweepDead(ctx context.Context) {
-	dir := s.config.state("temproots")
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.log.Debug("cannot look for what processes have left that died", "error", err)
-	}
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		err := s.visitTempRoots(path, func(f *os.File) error { return s.sweepRoots(ctx, f) }, nil)
-		if err != nil {
-			s.log.Debug("cannot clear away what a process has left that died", "roots", path, "error", err)
+	for _, dir := range []string{s.config.state("temproots"), s.importsDir()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.log.Debug("cannot look for what processes have left that died", "error", err)
+		}
+		for _, entry := range entries {
+			path := filepath.Join(dir, entry.Name())
+			err := s.visitTempRoots(path, func(f *os.File) error { return s.sweepRoots(ctx, f) }, nil)
+			if err != nil {
+				s.log.Debug("cannot clear away what a process has left that died", "roots", path, "error", err)
+			}
 		}
 	}
 }
 
-// visitTempRoots opens one file of temporary roots and calls dead, with the file locked
-// and about to be deleted, or alive, if its process lives. Either may be nil.
+// visitTempRoots opens one file of temporary roots. If its process lives, it calls alive;
+// otherwise it calls dead with the file locked, and then deletes the file. A nil function
+// is not called, and a file of the dead without one stays.
 func (s *Store) visitTempRoots(path string, dead, alive func(*os.File) error) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +60,7 @@ func (s *Store) visitTempRoots(path string, dead, alive func(*os.File) error) er
 	if err == nil && visit != nil {
 		err = visit(f)
 	}
-	if err == nil && locked {
+	if err == nil && locked && dead != nil {
 		return (&fileLock{f}).release()
 	}
 	return errors.Join(err, f.Close())
@@ -70,6 +75,9 @@ func (s *Store) readTempRoots(f *os.File) ([]nix.StorePath, error) {
 	}
 	if len(text) > maxTempRoots {
 		return nil, fmt.Errorf("%s is larger than %d MiB: no list of temporary roots", f.Name(), maxTempRoots>>20)
+	}
+	if len(text) > 0 && text[0] == 'd' {
+		text[0] = '/' // written over by Nix, which has deleted the file's first name
 	}
 	var paths []nix.StorePath
 	for root := range bytes.SplitSeq(text, []byte{0}) {

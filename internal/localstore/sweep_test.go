@@ -1,16 +1,23 @@
 package localstore_test
 
 import (
+	"bufio"
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/internal/localstore"
+	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/nixtest"
 )
 
@@ -65,6 +72,87 @@ func TestSweep(t *testing.T) {
 		if _, err := os.Lstat(path); (err == nil) != want || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v; want it to exist: %t", path, err, want)
 		}
+	}
+}
+
+// stalled is what stallHelper imports half of.
+func stalled() nixtest.Object {
+	return nixtest.Source("stalled", nixtest.Node{Content: strings.Repeat("stalled", 1<<20)})
+}
+
+// stallHelper imports half of a path, says so, and waits to be killed.
+func stallHelper(root string) error {
+	ctx := context.Background()
+	s, err := localstore.OpenOrCreate(ctx, localstore.Under(root))
+	if err != nil {
+		return err
+	}
+	contents, w := io.Pipe()
+	go func() {
+		w.Write(stalled().NAR[:4<<20]) // returns when all was read
+		fmt.Println("half")
+	}()
+	im := s.NewImport(localstore.ImportOptions{})
+	return im.Add(ctx, stalled().Info, contents, func(error) {})
+}
+
+// leaveHalf has a process killed in the middle of an import into the store at root.
+func leaveHalf(t *testing.T, root string) {
+	t.Helper()
+	cmd := helper("stall", root)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "half\n" {
+		t.Errorf("the import said %q (%v)", line, err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait() // its error is that we killed it
+	for _, name := range []string{"", ".lock"} {
+		path := filepath.Join(localstore.Under(root).RealDir, stalled().Info.Path.Base()+name)
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("the test is no good: %v", err)
+		}
+	}
+}
+
+// TestSweepAfterCollector has others find that an import was killed, and delete its
+// temporary roots, before the next import can.
+func TestSweepAfterCollector(t *testing.T) {
+	for name, collect := range map[string]func(t *testing.T, root string, other nix.StorePath){
+		"delete": func(t *testing.T, root string, other nix.StorePath) {
+			s := openStore(t, localstore.Under(root))
+			if _, err := s.Delete(t.Context(), []nix.StorePath{other}); err != nil {
+				t.Error(err)
+			}
+		},
+		"nix-store --delete": func(t *testing.T, root string, other nix.StorePath) {
+			harness.Need(t, "nix-store")
+			nixStore(t, root, "--delete", other.String())
+		},
+		"nix-store --gc --print-roots": func(t *testing.T, root string, other nix.StorePath) {
+			harness.Need(t, "nix-store")
+			nixStore(t, root, "--gc", "--print-roots")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := tempDir(t)
+			fill(t, root, nixtest.Chain(1)...)
+			leaveHalf(t, root)
+			collect(t, root, nixtest.Chain(1)[0].Info.Path)
+			fill(t, root, nixtest.Random(3, 1)...)
+			expectTidy(t, root)
+			for _, dir := range []string{"temproots", "copy-closure/imports"} {
+				left, err := os.ReadDir(filepath.Join(root, "nix/var/nix", dir))
+				if err != nil || len(left) > 0 {
+					t.Errorf("left in %s: %v (%v)", dir, left, err)
+				}
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 type tempRoots struct {
 	mu   sync.Mutex
 	file *os.File // nil before the first
+	kept string   // second name of the file, see keepTempRoots; "" if it has none
 	held map[nix.StorePath]struct{}
 }
 
@@ -169,14 +171,46 @@ func (s *Store) createTempRoots() (*os.File, error) {
 	}
 }
 
+// keepTempRoots gives the file of our temporary roots a second name. If we are killed,
+// the next import finds by it what we have left: any collector deletes the first name
+// when it finds that we are dead.
+func (s *Store) keepTempRoots() error {
+	s.temp.mu.Lock()
+	defer s.temp.mu.Unlock()
+	if s.temp.file == nil || s.temp.kept != "" {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.temp.file.Fd()), &st); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.importsDir(), 0o700); err != nil {
+		return err
+	}
+	// No other file has the number of an inode that a name here keeps.
+	kept := filepath.Join(s.importsDir(), fmt.Sprintf("%s-%d", filepath.Base(s.temp.file.Name()), st.Ino))
+	if err := os.Link(s.temp.file.Name(), kept); err != nil {
+		return err
+	}
+	s.temp.kept = kept
+	return nil
+}
+
+// importsDir is where the second names are.
+func (s *Store) importsDir() string { return s.config.state("copy-closure/imports") }
+
 // close deletes the roots.
 func (t *tempRoots) close() error {
 	if t.file == nil {
 		return nil
 	}
+	var err error
+	if t.kept != "" {
+		err = os.Remove(t.kept)
+	}
 	lock := fileLock{t.file}
-	t.file = nil
-	return lock.release()
+	t.file, t.kept = nil, ""
+	return errors.Join(err, lock.release())
 }
 
 // collectorWindow is how many paths a collector is told before its answers are
