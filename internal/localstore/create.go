@@ -136,16 +136,20 @@ func (c Config) createDatabase() error {
 	return nil
 }
 
-// writeFile makes a file that is either there as a whole or not at all.
+// writeFile makes a file that is either there as a whole or not at all. The caller has
+// a lock: a draft that a killed process has left is written anew.
 func writeFile(path, text string) error {
-	draft := fmt.Sprintf("%s.tmp-%d", path, os.Getpid())
+	draft := path + ".tmp"
 	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(draft))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(draft, path)
 	}
-	return os.Rename(draft, path)
+	if err != nil {
+		err = errors.Join(err, os.Remove(draft))
+	}
+	return err
 }

@@ -55,3 +55,9 @@ func StartCollector(s *Store, paths []nix.StorePath) (end func() error, err erro
 	}
 	return c.close, nil
 }
+
+// WriteFile and ReplaceLink are what writes files and links through a draft.
+var (
+	WriteFile   = writeFile
+	ReplaceLink = replaceLink
+)

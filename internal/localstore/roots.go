@@ -2,7 +2,6 @@ package localstore
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,19 +63,33 @@ func (s *Store) linkRoot(link string, p nix.StorePath) error {
 	return s.linkIndirectly(link)
 }
 
-// replaceLink makes a symbolic link, in place of one that is there.
+// replaceLink makes a symbolic link, in place of one that is there. Its draft has one
+// name, so that what a killed process has left is replaced. Where two processes replace
+// one link, either may delete or rename the other's draft: who finds none begins again.
 func replaceLink(link, target string) error {
-	if old, err := os.Readlink(link); err == nil && old == target {
-		return nil
+	draft := link + ".tmp-copy-closure"
+	for {
+		if old, err := os.Readlink(link); err == nil && old == target {
+			return nil
+		}
+		err := os.Symlink(target, draft)
+		if errors.Is(err, fs.ErrExist) {
+			if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = os.Rename(draft, link)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, os.Remove(draft))
+		}
 	}
-	draft := fmt.Sprintf("%s.tmp-%d-%s", link, os.Getpid(), rand.Text())
-	if err := os.Symlink(target, draft); err != nil {
-		return err
-	}
-	if err := os.Rename(draft, link); err != nil {
-		return errors.Join(err, os.Remove(draft))
-	}
-	return nil
 }
 
 // isInStore reports whether a link's target is a store path or beneath one.
