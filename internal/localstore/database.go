@@ -130,8 +130,27 @@ func (d *database) readOnce(ctx context.Context, fn func(*sqlite.Conn) error) (a
 	return false, d.wrap(ctx, err)
 }
 
-// write calls fn within a transaction that is committed if fn returns nil.
+// write calls fn within a transaction that is committed if fn returns nil. A power
+// failure can undo the latest transactions.
 func (d *database) write(ctx context.Context, fn func(*sqlite.Conn) error) error {
+	return d.withWriter(ctx, func(conn *sqlite.Conn) error {
+		return inTransaction(conn, "BEGIN IMMEDIATE", fn)
+	})
+}
+
+// writeDurably does what write does, and the changes are on the disk when it returns.
+func (d *database) writeDurably(ctx context.Context, fn func(*sqlite.Conn) error) error {
+	return d.withWriter(ctx, func(conn *sqlite.Conn) error {
+		if err := sqlitex.ExecuteTransient(conn, "PRAGMA synchronous = full", nil); err != nil {
+			return err
+		}
+		err := inTransaction(conn, "BEGIN IMMEDIATE", fn)
+		return errors.Join(err, sqlitex.ExecuteTransient(conn, "PRAGMA synchronous = normal", nil))
+	})
+}
+
+// withWriter calls fn with a connection that no other goroutine writes beside.
+func (d *database) withWriter(ctx context.Context, fn func(*sqlite.Conn) error) error {
 	select {
 	case d.writing <- struct{}{}:
 		defer func() { <-d.writing }()
@@ -143,7 +162,7 @@ func (d *database) write(ctx context.Context, fn func(*sqlite.Conn) error) error
 		return err
 	}
 	defer d.put(conn, false)
-	return d.wrap(ctx, inTransaction(conn.Conn, "BEGIN IMMEDIATE", fn))
+	return d.wrap(ctx, fn(conn.Conn))
 }
 
 func inTransaction(conn *sqlite.Conn, begin string, fn func(*sqlite.Conn) error) error {

@@ -66,7 +66,8 @@ func (s *Store) delete(ctx context.Context, paths []nix.StorePath) (freed int64,
 			return 0, &AliveError{p, root}
 		}
 	}
-	if err := s.db.write(ctx, func(conn *sqlite.Conn) error { return deleteRows(conn, paths) }); err != nil {
+	// A power failure must not bring rows back whose files are gone.
+	if err := s.db.writeDurably(ctx, func(conn *sqlite.Conn) error { return deleteRows(conn, paths) }); err != nil {
 		return 0, err
 	}
 	// From here on they are garbage; what is not deleted now, Nix will.

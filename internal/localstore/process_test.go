@@ -35,6 +35,7 @@ var helpers = map[string]func(root string) error{
 	"cannot":     cannotWriteHelper,
 	"open files": openFilesHelper,
 	"stall":      stallHelper,
+	"delete":     deleteHelper,
 
 	"ask for closures": closuresHelper,
 	"import many":      importManyHelper,
