@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
 // Dir is a cache in a directory of this machine, file://. The directory is made by
@@ -61,7 +63,8 @@ func (d Dir) Put(ctx context.Context, name string, contents io.ReadSeeker, size 
 		err = fmt.Errorf("%d bytes were written, expected %d", n, size)
 	}
 	if err != nil {
-		return errors.Join(cmp.Or(context.Cause(ctx), fmt.Errorf("%s/%s: %w", d, name, err)), discard(f))
+		err = fmt.Errorf("%s/%s: %w", d, name, nix.CheckNoSpace(err))
+		return errors.Join(cmp.Or(context.Cause(ctx), err), discard(f))
 	}
 	return d.Place(ctx, f, name)
 }
@@ -73,9 +76,10 @@ func (d Dir) Create(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(path, 0o755); err != nil {
-		return nil, err
+		return nil, nix.CheckNoSpace(err)
 	}
-	return os.CreateTemp(path, temporaryPrefix+"*")
+	f, err := os.CreateTemp(path, temporaryPrefix+"*")
+	return f, nix.CheckNoSpace(err)
 }
 
 // Place implements spoolHome.
@@ -88,7 +92,7 @@ func (d Dir) Place(ctx context.Context, f *os.File, name string) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		err = errors.Join(fmt.Errorf("%s/%s: %w", d, name, err), discard(f))
+		err = errors.Join(fmt.Errorf("%s/%s: %w", d, name, nix.CheckNoSpace(err)), discard(f))
 	}
 	return err
 }

@@ -52,7 +52,11 @@ func (s *spool) Write(p []byte) (int, error) {
 	n, err := s.file.Write(p)
 	s.hash.Write(p[:n])
 	s.size += int64(n)
-	if err != nil && s.home == nil {
+	switch {
+	case err == nil:
+	case s.home != nil:
+		err = nix.CheckNoSpace(err)
+	default:
 		err = fmt.Errorf("write a temporary file in %s, which TMPDIR can change: %w", os.TempDir(), err)
 	}
 	return n, err

@@ -48,13 +48,16 @@ func Main(args []string) int {
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
+	ctx, out := openOutput(ctx)
 	p := &program{name: filepath.Base(args[0]), stdin: os.Stdin, stdout: ui.NewOutput(os.Stdout)}
+	p.stdout.Writer = out
 	p.screen = ui.NewScreen(os.Stderr, ui.Auto)
 	p.log = slog.New(ui.NewLogHandler(p.screen, "", slog.LevelWarn))
 	err := farend.CheckLoop()
 	if err == nil {
 		err = p.run(ctx, args[1:])
 	}
+	err = out.close(err)
 	for _, end := range p.atEnd {
 		end() // what matters was done, or has failed
 	}

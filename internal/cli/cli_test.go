@@ -100,7 +100,8 @@ func TestExitCode(t *testing.T) {
 		{&notInSourceError{nix.ErrNotValid}, 5},
 		{nix.ErrNotValid, 1}, // at the destination
 		{&nix.HashMismatchError{}, 6},
-		{&os.PathError{Err: syscall.ENOSPC}, 7},
+		{&os.PathError{Err: syscall.ENOSPC}, 1}, // not at the destination, or it would say so
+		{&outputError{fmt.Errorf("%w: %w", nix.ErrNoSpace, syscall.ENOSPC)}, 1},
 		{nix.ErrNoSpace, 7},
 		{errInterrupted, 130},
 		{context.Canceled, 1},

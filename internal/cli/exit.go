@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"io/fs"
-	"syscall"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/substitute"
@@ -38,6 +37,7 @@ func exitCode(err error) int {
 	var hostKey *transport.HostKeyError
 	var delegated *delegatedError
 	var cache *substitute.UnusableError
+	var output *outputError
 	switch {
 	case err == nil:
 		return exitOK
@@ -53,7 +53,9 @@ func exitCode(err error) int {
 		return exitUntrusted
 	case errors.As(err, &source) && (errors.Is(err, nix.ErrNotValid) || errors.Is(err, fs.ErrNotExist)):
 		return exitNotValid
-	case errors.Is(err, nix.ErrNoSpace), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.As(err, &output):
+		return exitFailed
+	case errors.Is(err, nix.ErrNoSpace):
 		return exitNoSpace
 	case errors.Is(err, nix.ErrDamaged):
 		return exitDamaged

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
+
+	"github.com/copy-closure/copy-closure/internal/nix"
 )
 
 // schema is that of Nix, statement by statement, so that either can go on with
@@ -67,7 +69,7 @@ func OpenOrCreate(ctx context.Context, c Config) (*Store, error) {
 		return s, err
 	}
 	if err := c.create(ctx); err != nil {
-		return nil, fmt.Errorf("create store %s: %w", c.RealDir, err)
+		return nil, fmt.Errorf("create store %s: %w", c.RealDir, nix.CheckNoSpace(err))
 	}
 	return Open(ctx, c)
 }

@@ -201,7 +201,7 @@ func (im *Import) admit(ctx context.Context, info *nix.PathInfo) error {
 func (im *Import) hold(ctx context.Context, paths []nix.StorePath) error {
 	im.sweeping.Do(func() { im.store.sweepDead(ctx) })
 	if err := im.store.Hold(ctx, paths); err != nil {
-		return err
+		return nix.CheckNoSpace(err)
 	}
 	if err := im.store.keepTempRoots(); err != nil {
 		im.store.log.Debug("a collector may delete the temporary roots if this process dies", "error", err)

@@ -35,7 +35,7 @@ func (s *Store) SetProfile(ctx context.Context, profile string, p nix.StorePath)
 	}
 	number, err := s.setProfile(ctx, profile, p)
 	if err != nil {
-		return 0, fmt.Errorf("set profile %s to %s: %w", profile, p, err)
+		return 0, fmt.Errorf("set profile %s to %s: %w", profile, p, nix.CheckNoSpace(err))
 	}
 	return number, s.outlastCollector(ctx)
 }

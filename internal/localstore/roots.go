@@ -25,7 +25,7 @@ func (s *Store) AddRoot(ctx context.Context, link string, p nix.StorePath) error
 		return fmt.Errorf("add root %s: %w", link, err)
 	}
 	if err := s.linkRoot(link, p); err != nil {
-		return fmt.Errorf("add root %s for %s: %w", link, p, err)
+		return fmt.Errorf("add root %s for %s: %w", link, p, nix.CheckNoSpace(err))
 	}
 	return s.outlastCollector(ctx)
 }

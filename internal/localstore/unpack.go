@@ -30,9 +30,7 @@ func (im *Import) place(ctx context.Context, e *entry, contents io.Reader, sum f
 	if err == nil {
 		err = im.store.unpack(ctx, e, contents, sum)
 	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		err = fmt.Errorf("%w: %w", nix.ErrNoSpace, err)
-	}
+	err = nix.CheckNoSpace(err)
 	if err == nil || errors.Is(err, errAlreadyValid) || errors.Is(err, nix.ErrDamaged) {
 		im.dropPartial(e.info.Path)
 	}

@@ -3,6 +3,7 @@ package nix
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Reasons for which a path is not copied. Every store wraps them, so that callers
@@ -13,6 +14,17 @@ var (
 	ErrDamaged    = errors.New("content is damaged")         // it is not what its path info promises
 	ErrNoSpace    = errors.New("no space left in the store") // disk full, quota or inodes used up
 )
+
+// CheckNoSpace returns an error of a write to the destination so that it wraps ErrNoSpace
+// if that is full. Errors of other files, such as logs and temporary files, do not go
+// through here.
+func CheckNoSpace(err error) error {
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if full && !errors.Is(err, ErrNoSpace) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
 
 // A HashMismatchError says that content is not what was promised. It is ErrDamaged.
 type HashMismatchError struct {
