@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // A Cache is a binary cache that paths are taken from. Its methods may be called
@@ -120,7 +121,7 @@ func (c *Cache) Open(ctx context.Context, n *NARInfo) (io.ReadCloser, error) {
 
 // damaged names the file in an error.
 func (c *Cache) damaged(n *NARInfo, err error) error {
-	return fmt.Errorf("%s in %s: %s: %w", n.Path.Base(), c.Files, n.URL, err)
+	return fmt.Errorf("%s in %s: %s: %w", n.Path.Base(), c.Files, show.URL(n.URL), err)
 }
 
 // A namedReader says which NAR its errors are about.

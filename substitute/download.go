@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // A download is a file on its way, over as many connections as it takes.
@@ -151,32 +153,34 @@ type changedError struct{ url string }
 
 func (e *changedError) Error() string { return e.url + ": the file changed while it was read" }
 
-// accept compares an answer with what earlier ones said of the same file.
+// accept compares an answer with what earlier ones said of the same file. Another tag is
+// no reason to give up, as each of several servers behind one name may have its own: the
+// hash of the whole tells whether the parts belong together.
 func (d *download) accept(response *http.Response) error {
 	tag := response.Header.Get("ETag")
 	if strings.HasPrefix(tag, "W/") {
 		tag = "" // a weak one does not promise the same bytes
 	}
 	first, size := int64(0), response.ContentLength
-	if response.StatusCode == http.StatusPartialContent {
+	if span := response.Header.Get("Content-Range"); span != "" || response.StatusCode == http.StatusPartialContent {
 		var err error
-		if first, size, err = parseContentRange(response.Header.Get("Content-Range")); err != nil {
-			return fmt.Errorf("%s: %w", d.url.Redacted(), err)
+		if first, size, err = parseContentRange(span); err != nil {
+			return fmt.Errorf("%s: %w", show.URL(d.url.String()), err)
 		}
 	}
 	encoding := Compression(response.Header.Get("Content-Encoding"))
 	if encoding == "identity" {
 		encoding = ""
 	}
-	if d.size >= 0 && size >= 0 && size != d.size || d.tag != "" && tag != d.tag || d.offset > 0 && encoding != d.encoding {
-		return &changedError{d.url.Redacted()}
+	if d.size >= 0 && size >= 0 && size != d.size || d.offset > 0 && encoding != d.encoding {
+		return &changedError{show.URL(d.url.String())}
 	}
 	d.size, d.tag, d.encoding = max(size, d.size), tag, encoding
 	switch {
 	case first == d.offset:
 		return nil
 	case first > 0:
-		return fmt.Errorf("%s: the server sends from byte %d on, not from %d on", d.url.Redacted(), first, d.offset)
+		return fmt.Errorf("%s: the server sends from byte %d on, not from %d on", show.URL(d.url.String()), first, d.offset)
 	}
 	return d.skip(d.offset) // this server knows no ranges
 }
@@ -218,7 +222,7 @@ func (d *download) contents() (io.ReadCloser, error) {
 	}
 	plain, err := d.encoding.NewReader(d)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: Content-Encoding: %w", d.url.Redacted(), err), d.Close())
+		return nil, errors.Join(fmt.Errorf("%s: Content-Encoding: %w", show.URL(d.url.String()), err), d.Close())
 	}
 	return decoded{plain, d}, nil
 }
@@ -280,7 +284,7 @@ func (d *download) read(p []byte) (int, error) {
 	if cause := context.Cause(d.request); cause != nil {
 		err = cause
 	}
-	return n, fmt.Errorf("%s: %w", d.url.Redacted(), err)
+	return n, fmt.Errorf("%s: %w", show.URL(d.url.String()), err)
 }
 
 // Close implements io.Closer.

@@ -1,6 +1,7 @@
 package substitute
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // WebOptions say how web servers are used. The zero value is usable.
@@ -117,14 +120,45 @@ func (o WebOptions) apply(t *http.Transport) error {
 	return nil
 }
 
+// checkRedirect follows redirects of requests that read. As with curl, credentials go to
+// the origin that they are for and to no other; net/http would send them to other ports
+// and subdomains, too. The next server does not learn where the request came from.
 func checkRedirect(next *http.Request, before []*http.Request) error {
-	switch {
-	case len(before) > maxRedirects:
+	first := before[0]
+	if first.Method != http.MethodGet && first.Method != http.MethodHead {
+		return http.ErrUseLastResponse // it would be followed without what was sent
+	}
+	if len(before) > maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
-	case before[0].URL.Scheme == "https" && next.URL.Scheme != "https":
-		return fmt.Errorf("redirected from https to %s", next.URL.Scheme)
+	}
+	next.Header.Del("Referer")
+	next.URL.User = nil
+	for _, r := range append(before, next) {
+		if !sameOrigin(first.URL, r.URL) {
+			next.Header.Del("Authorization") // also on the way back: the other has chosen it
+		}
+	}
+	return checkDowngrade(first.URL, next.URL)
+}
+
+// checkDowngrade refuses the way from an encrypted connection to another.
+func checkDowngrade(from, to *url.URL) error {
+	if from.Scheme == "https" && to.Scheme != "https" {
+		return fmt.Errorf("redirected from https to %s", to.Scheme)
 	}
 	return nil
+}
+
+// sameOrigin reports whether two URLs have scheme, host and port in common.
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+}
+
+func port(u *url.URL) string {
+	if p := u.Port(); p != "" || u.Scheme != "https" {
+		return cmp.Or(p, "80")
+	}
+	return "443"
 }
 
 // HTTP is a cache on a web server, http:// or https://.
@@ -145,7 +179,7 @@ func (w *Web) Cache(address string) (*HTTP, error) {
 		return nil, errors.New("this is no URL") // the error would show the password
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, fmt.Errorf("%s is not http://HOST/… or https://HOST/…", base.Redacted())
+		return nil, fmt.Errorf("%s is not http://HOST/… or https://HOST/…", show.URL(address))
 	}
 	if base.Scheme == "https" && w.unvouched != nil {
 		return nil, fmt.Errorf("%s: %w", base.Redacted(), w.unvouched)
@@ -159,12 +193,34 @@ func (w *Web) Cache(address string) (*HTTP, error) {
 // String implements Files.
 func (h *HTTP) String() string { return strings.TrimSuffix(h.base.String(), "/") }
 
+// Identity implements identified.
+func (h *HTTP) Identity() string {
+	login, _, _ := h.credentials()
+	return login + " " + h.String()
+}
+
+// credentials returns what the cache's own server is told.
+func (h *HTTP) credentials() (login, password string, ok bool) {
+	if h.user != nil {
+		password, _ = h.user.Password()
+		return h.user.Username(), password, true
+	}
+	if h.web.options.Credentials == nil {
+		return "", "", false
+	}
+	return h.web.options.Credentials(h.base.Hostname())
+}
+
 // Open implements Files. A contents that breaks off is taken up again where it
 // broke, as often as WebOptions.Attempts allow.
 func (h *HTTP) Open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
 	u, err := h.base.Parse(name)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%s: %.200q is not the name of a file in a cache", h, name)
+		return nil, fmt.Errorf("%s: %.200q is not the name of a file in a cache", h, show.URL(name))
+	}
+	u.User = nil
+	if err := checkDowngrade(h.base, u); err != nil {
+		return nil, fmt.Errorf("%s: %w", show.URL(u.String()), err)
 	}
 	d := &download{HTTP: h, ctx: ctx, url: u, offset: offset, size: -1}
 	if err := d.begin(); err != nil {
@@ -181,16 +237,8 @@ func (h *HTTP) newRequest(ctx context.Context, method string, u *url.URL, body i
 		return nil, err
 	}
 	r.Header.Set("User-Agent", "copy-closure")
-	if u.Host != h.base.Host || u.Scheme != h.base.Scheme {
-		return r, nil
-	}
-	if h.user != nil {
-		password, _ := h.user.Password()
-		r.SetBasicAuth(h.user.Username(), password)
-	} else if h.web.options.Credentials != nil {
-		if login, password, ok := h.web.options.Credentials(u.Hostname()); ok {
-			r.SetBasicAuth(login, password)
-		}
+	if login, password, ok := h.credentials(); ok && sameOrigin(u, h.base) {
+		r.SetBasicAuth(login, password)
 	}
 	return r, nil
 }
@@ -244,7 +292,7 @@ func (h *HTTP) do(r *http.Request, codes ...int) (*http.Response, error) {
 		if cause := context.Cause(r.Context()); cause != nil {
 			err = cause
 		}
-		return nil, fmt.Errorf("%s: %w", r.URL.Redacted(), err)
+		return nil, fmt.Errorf("%s: %w", show.URL(r.URL.String()), err)
 	}
 	for _, code := range codes {
 		if response.StatusCode == code {
@@ -253,7 +301,7 @@ func (h *HTTP) do(r *http.Request, codes ...int) (*http.Response, error) {
 	}
 	io.CopyN(io.Discard, response.Body, maxAnswerHeader) // so that the connection can be used again
 	response.Body.Close()
-	return nil, &StatusError{r.URL.Redacted(), response.StatusCode, retryAfter(response.Header, time.Now())}
+	return nil, &StatusError{show.URL(r.URL.String()), response.StatusCode, retryAfter(response.Header, time.Now())}
 }
 
 // roundTrip sends a request when it is its turn.

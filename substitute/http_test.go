@@ -7,15 +7,19 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/copy-closure/copy-closure/e2e/harness"
 	"github.com/copy-closure/copy-closure/substitute"
 )
 
@@ -112,7 +116,20 @@ func TestHTTPResumes(t *testing.T) {
 			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(contents))
 		}, ""},
 		{"from the beginning", func(w http.ResponseWriter, r *http.Request) { whole(w, `"one"`) }, ""},
-		{"another file", func(w http.ResponseWriter, r *http.Request) { whole(w, `"two"`) }, "changed"},
+		{"another file", func(w http.ResponseWriter, r *http.Request) { whole(w, `"two"`) }, ""},
+		{"a part by another server", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("ETag", `"two"`)
+			r.Header.Del("If-Range")
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(contents))
+		}, ""},
+		{"a part as if it were all", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 40000-%d/%d", len(contents)-1, len(contents)))
+			io.WriteString(w, contents[40000:])
+		}, ""},
+		{"another size", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(contents)-1))
+			io.WriteString(w, contents[1:])
+		}, "changed"},
 		{"gone", func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }, "404"},
 		{"wrong range", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("ETag", `"one"`)
@@ -214,6 +231,73 @@ func TestHTTPCredentials(t *testing.T) {
 	}
 }
 
+// TestHTTPRedirectCredentials compares what servers are told after a redirect, or for a
+// file with an absolute URL, with what curl tells them.
+func TestHTTPRedirectCredentials(t *testing.T) {
+	harness.Need(t, "curl")
+	var seen []string
+	note := func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.URL.Path+" "+r.Header.Get("Authorization"))
+		if r.Header.Get("Referer")+r.Header.Get("Cookie") != "" {
+			t.Errorf("%s: the request has %v", r.URL, r.Header)
+		}
+		if to := r.URL.Query().Get("to"); to != "" {
+			http.SetCookie(w, &http.Cookie{Name: "a", Value: "b"})
+			http.Redirect(w, r, to, http.StatusFound)
+		}
+	}
+	other := httptest.NewServer(http.HandlerFunc(note))
+	defer other.Close()
+	server := httptest.NewServer(http.HandlerFunc(note))
+	defer server.Close()
+	secure := httptest.NewTLSServer(http.HandlerFunc(note))
+	defer secure.Close()
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	for _, to := range []string{
+		"/c/b", "b", server.URL + "/c/b", "//" + server.Listener.Addr().String() + "/c/b",
+		other.URL + "/c/b", "//" + other.Listener.Addr().String() + "/c/b",
+		"http://localhost:" + port + "/c/b", "http://a:b@localhost:" + port + "/c/b",
+		other.URL + "/c/b?to=" + url.QueryEscape(server.URL+"/c/d"),
+	} {
+		seen = nil
+		if out, err := exec.Command("curl", "-sSfL", "--noproxy", "*", "-u", "user:secret", server.URL+"/c/a?to="+url.QueryEscape(to)).CombinedOutput(); err != nil {
+			t.Fatalf("curl: %v: %s", err, out)
+		}
+		want := seen
+		cache, err := substitute.NewWeb(substitute.WebOptions{}).Cache(strings.Replace(server.URL, "://", "://user:secret@", 1) + "/c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = nil
+		if _, err := fetch(t, cache, "a?to="+url.QueryEscape(to)); err != nil || !slices.Equal(seen, want) {
+			t.Errorf("redirected to %s: %q, %v; curl: %q", to, seen, err, want)
+		}
+		seen = nil
+		if _, err := fetch(t, cache, to); err != nil || !slices.Equal(seen, want[1:]) {
+			t.Errorf("a file at %s: %q, %v; want %q", to, seen, err, want[1:])
+		}
+	}
+	cache, err := substitute.NewWeb(substitute.WebOptions{}).Cache(secure.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fetch(t, cache, server.URL+"/c/a"); err == nil || !strings.Contains(err.Error(), "from https to http") {
+		t.Errorf("a file of a secure cache at an insecure server: %v", err)
+	}
+}
+
+// TestHTTPRedirectOfPut must not take the answer to another request for that to a PUT.
+func TestHTTPRedirectOfPut(t *testing.T) {
+	cache := webCache(t, substitute.WebOptions{}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/cache/a" {
+			http.Redirect(w, r, "/b", http.StatusFound)
+		}
+	})
+	if err := cache.Put(t.Context(), "a", strings.NewReader("a"), 1); err == nil || !strings.Contains(err.Error(), "302") {
+		t.Errorf("Put: %v", err)
+	}
+}
+
 func TestHTTPContentEncoding(t *testing.T) {
 	cache := webCache(t, substitute.WebOptions{}, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Encoding", "gzip")
@@ -230,7 +314,7 @@ func TestHTTPContentEncoding(t *testing.T) {
 
 func TestHTTPRefusesAddresses(t *testing.T) {
 	web := substitute.NewWeb(substitute.WebOptions{})
-	for _, address := range []string{"ftp://host/", "http:///cache", "http://user:secret@[host", "host"} {
+	for _, address := range []string{"ftp://host/", "http:///cache", "http://user:secret@[host", "host", "user:secret@host", "ftp://user:secret@host", "http:user:secret@host"} {
 		if _, err := web.Cache(address); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", address, err)
 		}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // Put implements WritableFiles on servers that take PUT, such as nginx with
@@ -17,7 +19,7 @@ func (h *HTTP) Put(ctx context.Context, name string, contents io.ReadSeeker, siz
 	err := h.retry(ctx, func() error { return h.put(ctx, u, contents, size) })
 	if status, ok := errors.AsType[*StatusError](err); ok && status.Code == http.StatusConflict {
 		if err := h.exchange(ctx, "MKCOL", u.JoinPath("..", "/"), nil, 0); err != nil {
-			return fmt.Errorf("the directory of %s is missing: %w", u, err)
+			return fmt.Errorf("the directory of %s is missing: %w", show.URL(u.String()), err)
 		}
 		err = h.retry(ctx, func() error { return h.put(ctx, u, contents, size) })
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/progress"
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // ErrNoListing says that a cache cannot tell what it has.
@@ -212,11 +213,11 @@ func (v *Inventory) checkNAR(ctx context.Context, n *NARInfo, contents bool, met
 	size, err := files.Size(ctx, n.URL)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("its NAR %s is missing: %w", n.URL, nix.ErrDamaged)
+		return fmt.Errorf("its NAR %s is missing: %w", show.URL(n.URL), nix.ErrDamaged)
 	case err != nil:
 		return err
 	case n.FileSize > 0 && size >= 0 && size != n.FileSize:
-		return fmt.Errorf("its NAR %s has %d bytes, expected %d: %w", n.URL, size, n.FileSize, nix.ErrDamaged)
+		return fmt.Errorf("its NAR %s has %d bytes, expected %d: %w", show.URL(n.URL), size, n.FileSize, nix.ErrDamaged)
 	}
 	return nil
 }
@@ -224,7 +225,7 @@ func (v *Inventory) checkNAR(ctx context.Context, n *NARInfo, contents bool, met
 func (v *Inventory) readNAR(ctx context.Context, n *NARInfo, meter *progress.Meter) error {
 	r, err := v.cache.Open(ctx, n)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("its NAR %s is missing: %w", n.URL, nix.ErrDamaged)
+		return fmt.Errorf("its NAR %s is missing: %w", show.URL(n.URL), nix.ErrDamaged)
 	}
 	if err != nil {
 		return err

@@ -37,9 +37,19 @@ type Memory struct {
 	files map[*Cache]map[string][]byte // by hash part
 }
 
+// Files that are identified are others where anything but the URL is, such as the user.
+type identified interface {
+	// Identity is not for people, but holds no password either.
+	Identity() string
+}
+
 // file names the file for a cache.
 func (m *Memory) file(c *Cache) string {
-	sum := sha256.Sum256([]byte(c.Files.String()))
+	identity := c.Files.String()
+	if files, ok := c.Files.(identified); ok {
+		identity = files.Identity()
+	}
+	sum := sha256.Sum256([]byte(identity))
 	return filepath.Join(m.Dir, nix.EncodeNix32(sum[:20]))
 }
 

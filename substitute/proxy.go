@@ -1,6 +1,7 @@
 package substitute
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -24,5 +25,11 @@ func environmentProxy() func(*http.Request) (*url.URL, error) {
 		config.HTTPSProxy = all
 	}
 	choose := config.ProxyFunc()
-	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }
+	return func(r *http.Request) (*url.URL, error) {
+		u, err := choose(r.URL)
+		if err != nil { // it shows the password
+			err = fmt.Errorf("the proxy of the environment for %s is no URL", r.URL.Scheme)
+		}
+		return u, err
+	}
 }

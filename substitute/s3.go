@@ -7,16 +7,20 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
+
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // S3 is a cache in a bucket, s3://. Every file of it appears as a whole.
 type S3 struct {
 	client *minio.Core
 	bucket string
+	place  string // server, region and profile
 }
 
 const (
@@ -41,7 +45,7 @@ const (
 func NewS3(address string, o WebOptions) (*S3, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "s3" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
-		return nil, fmt.Errorf("%.200q is not in the form s3://BUCKET?endpoint=…&region=…", address)
+		return nil, fmt.Errorf("%.200q is not in the form s3://BUCKET?endpoint=…&region=…", show.URL(address))
 	}
 	query := u.Query()
 	lookup, err := addressingStyle(query.Get("addressing-style"), query.Has("endpoint"))
@@ -72,7 +76,7 @@ func NewS3(address string, o WebOptions) (*S3, error) {
 		return nil, err
 	}
 	client.SetAppInfo("copy-closure", "1")
-	return &S3{client, u.Host}, nil
+	return &S3{client, u.Host, host + " " + region + " " + query.Get("profile")}, nil
 }
 
 // addressingStyle says where the bucket's name stands: in the path, as all servers
@@ -104,11 +108,16 @@ func s3Endpoint(query url.Values, region string) (host string, secure bool, err 
 	case "http":
 		return endpoint, false, nil
 	}
-	return "", false, fmt.Errorf("endpoint %.200q: the scheme is http or https", endpoint)
+	return "", false, fmt.Errorf("endpoint %.200q: the scheme is http or https", show.URL(endpoint))
 }
 
 // String implements Files.
 func (s *S3) String() string { return "s3://" + s.bucket }
+
+// Identity implements identified.
+func (s *S3) Identity() string {
+	return strings.Join([]string{s.String(), s.place, os.Getenv("AWS_PROFILE"), os.Getenv("AWS_ACCESS_KEY_ID")}, " ")
+}
 
 // failed says which file it was. A server that may not list the bucket says "access
 // denied" of those that are missing.

@@ -29,7 +29,7 @@ func s3Credentials(profile string) *credentials.Credentials {
 	}
 	chain := &s3Keys{others: []credentials.Provider{
 		new(credentials.EnvAWS), &credentialProcess{profile: profile}, &credentials.FileAWSCredentials{Profile: profile},
-		&credentials.IAM{Client: &http.Client{Timeout: metadataTimeout}},
+		&credentials.IAM{Client: &http.Client{Timeout: metadataTimeout, CheckRedirect: noRedirect}},
 	}}
 	if named {
 		chain.others = chain.others[1:3]
@@ -191,3 +191,6 @@ func readAWSFile(keys map[string]string, variable, standard string, sections ...
 		}
 	}
 }
+
+// noRedirect keeps the token for the metadata service from going elsewhere.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

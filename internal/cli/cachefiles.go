@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nixconf"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/substitute"
 )
 
@@ -18,11 +19,11 @@ func (p *program) openCache(ctx context.Context, address string) (substitute.Fil
 	scheme, rest, ok := strings.Cut(address, "://")
 	switch {
 	case !ok:
-		return nil, usagef("cache %s: write it as a URL, such as file:///DIR or https://HOST", address)
+		return nil, usagef("cache %s: write it as a URL, such as file:///DIR or https://HOST", show.URL(address))
 	case scheme == "file":
 		dir, _, _ := strings.Cut(rest, "?")
 		if !filepath.IsAbs(dir) {
-			return nil, usagef("cache %s: the directory must be absolute, as in file:///DIR", address)
+			return nil, usagef("cache %s: the directory must be absolute, as in file:///DIR", show.URL(address))
 		}
 		return substitute.Dir(filepath.Clean(dir)), nil
 	case scheme == "http" || scheme == "https":
@@ -97,7 +98,7 @@ func cacheParameters(address string) (url.Values, error) {
 	_, query, _ := strings.Cut(address, "?")
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, usagef("cache: the parameters %q are not in the form NAME=VALUE&…", query)
+		return nil, usagef("cache %s: the parameters are not in the form NAME=VALUE&…", show.URL(address))
 	}
 	return values, nil
 }

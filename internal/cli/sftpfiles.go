@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/substitute"
 	"github.com/copy-closure/copy-closure/transport"
 )
@@ -26,7 +27,7 @@ type sftpFiles struct {
 func (p *program) openSFTP(ctx context.Context, address string) (*sftpFiles, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || u.Path == "" || u.Path == "/" {
-		return nil, usagef("cache %s: write it as sftp://[USER@]HOST[:PORT]/DIR", address)
+		return nil, usagef("cache %s: write it as sftp://[USER@]HOST[:PORT]/DIR", show.URL(address))
 	}
 	host := u.Host
 	if u.User != nil {
@@ -34,7 +35,7 @@ func (p *program) openSFTP(ctx context.Context, address string) (*sftpFiles, err
 	}
 	destination, err := transport.ParseDestination(host)
 	if err != nil {
-		return nil, usagef("cache %s: %v", address, err)
+		return nil, usagef("cache %s: %v", show.URL(address), err)
 	}
 	words, err := p.clientOptions()
 	if err != nil {
