@@ -2,7 +2,6 @@ package localstore_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
@@ -199,7 +198,7 @@ func TestExecutableContents(t *testing.T) {
 		"flat": nixtest.Flat("flat", "content"),
 	} {
 		o.NAR = nixtest.Node{Content: "content", Executable: true}.NAR()
-		o.Info.NARHash, o.Info.NARSize = nix.SHA256Hash(sha256.Sum256(o.NAR)), int64(len(o.NAR))
+		o.Info.NARHash, o.Info.NARSize = hashOf(o.NAR), int64(len(o.NAR))
 		im := s.NewImport(localstore.ImportOptions{})
 		if err := addAll(t, im, o)[o.Info.Path.Base()]; !errors.Is(err, nix.ErrDamaged) {
 			t.Errorf("executable %s: %v", name, err)

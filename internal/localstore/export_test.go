@@ -2,6 +2,7 @@ package localstore
 
 import (
 	"context"
+	"crypto/sha256"
 
 	"zombiezen.com/go/sqlite"
 
@@ -61,3 +62,15 @@ var (
 	WriteFile   = writeFile
 	ReplaceLink = replaceLink
 )
+
+// HashModulo returns the digests of a stream modulo a hash part.
+func HashModulo(part string, pieces ...[]byte) (digests []string) {
+	w := newModuloWriter(sha256.New(), part)
+	for _, piece := range pieces {
+		w.Write(piece)
+	}
+	for _, digest := range w.finish() {
+		digests = append(digests, string(digest))
+	}
+	return digests
+}

@@ -3,6 +3,7 @@ package localstore_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"os"
 	"os/exec"
@@ -127,3 +128,5 @@ func readNAR(t testing.TB, s *localstore.Store, p nix.StorePath) []byte {
 	}
 	return b.Bytes()
 }
+
+func hashOf(archive []byte) nix.Hash { return nix.SHA256Hash(sha256.Sum256(archive)) }

@@ -1,6 +1,7 @@
 package localstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"crypto/sha1"
@@ -13,7 +14,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -118,50 +118,46 @@ func (s *Store) checkContentAddress(ctx context.Context, info *nix.PathInfo, nar
 	if err != nil {
 		return err
 	}
-	self := slices.Contains(info.References, info.Path)
-	got := narHash
-	if ca.Method != nix.Recursive || self || ca.Hash.Algorithm() != nix.SHA256 {
-		if got, err = s.contentHash(ctx, info.Path, ca, self); err != nil {
+	if ca.Method == nix.Recursive && ca.Hash == narHash {
+		return nil // it does not contain its own hash part, or that would not be so
+	}
+	h := newHash(ca.Hash.Algorithm())
+	var digests [][]byte // each may be the right one
+	if ca.Method == nix.Recursive {
+		w := newModuloWriter(h, info.Path.HashPart())
+		if err := nar.DumpAt(ctx, w, s.dir, info.Path.Base()); err != nil {
 			return err
 		}
+		digests = w.finish()
+	} else {
+		if err := s.hashFile(h, info.Path, ca); err != nil {
+			return err
+		}
+		digests = [][]byte{h.Sum(nil)}
 	}
-	if got != ca.Hash {
-		return fmt.Errorf("content hash is %s, the content address is %s: %w", got, ca, nix.ErrDamaged)
+	for _, digest := range digests {
+		if bytes.Equal(digest, ca.Hash.Bytes()) {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("content hash is %x, the content address is %s: %w", digests[0], ca, nix.ErrDamaged)
 }
 
-func (s *Store) contentHash(ctx context.Context, p nix.StorePath, ca nix.ContentAddress, self bool) (nix.Hash, error) {
-	h := newHash(ca.Hash.Algorithm())
-	switch {
-	case ca.Method != nix.Recursive:
-		f, err := s.openFile(p)
-		if err != nil {
-			return nix.Hash{}, fmt.Errorf("content address %s is for a plain file: %w", ca, err)
-		}
-		defer f.Close()
-		st, err := f.Stat()
-		if err == nil && st.Mode()&0o111 != 0 {
-			err = fmt.Errorf("content address %s is for a file that is not executable: %w", ca, nix.ErrDamaged)
-		}
-		if err == nil {
-			_, err = io.Copy(h, f)
-		}
-		if err != nil {
-			return nix.Hash{}, err
-		}
-	case self:
-		w := newModuloWriter(h, p.HashPart())
-		if err := nar.DumpAt(ctx, w, s.dir, p.Base()); err != nil {
-			return nix.Hash{}, err
-		}
-		w.finish()
-	default:
-		if err := nar.DumpAt(ctx, h, s.dir, p.Base()); err != nil {
-			return nix.Hash{}, err
-		}
+// hashFile hashes contents that must be a plain file, which is not executable.
+func (s *Store) hashFile(h io.Writer, p nix.StorePath, ca nix.ContentAddress) error {
+	f, err := s.openFile(p)
+	if err != nil {
+		return fmt.Errorf("content address %s is for a plain file: %w", ca, err)
 	}
-	return nix.NewHash(ca.Hash.Algorithm(), h.Sum(nil))
+	defer f.Close()
+	st, err := f.Stat()
+	if err == nil && st.Mode()&0o111 != 0 {
+		err = fmt.Errorf("content address %s is for a file that is not executable: %w", ca, nix.ErrDamaged)
+	}
+	if err == nil {
+		_, err = io.Copy(h, f)
+	}
+	return err
 }
 
 func newHash(algorithm nix.HashAlgorithm) hash.Hash {

@@ -79,7 +79,8 @@ func Random(seed uint64, n int) Closure {
 		case 0:
 			c = append(c, Source(name, tree(data, refs), refs...))
 		case 1:
-			c = append(c, SelfSource(name, selfTree, refs...))
+			// Nix 2.8 takes it, and recorded transcripts hold it.
+			c = append(c, OldSelfSource(name, selfTree, refs...))
 		case 2:
 			c = append(c, Output(fmt.Sprint(seed, name), name, selfTree, refs...))
 		case 3:

@@ -107,12 +107,22 @@ func Flat(name, content string) Object {
 	return newObject(contentAddressed(name, ca, nil, false), Node{Content: content}.NAR(), ca.String(), nil)
 }
 
-// SelfSource makes a content-addressed object that refers to itself: make gets
-// the path to put into the tree.
+// SelfSource makes a content-addressed object that refers to itself, as Nix makes it since
+// 2.17: makeTree gets the path to put into the tree.
 func SelfSource(name string, makeTree func(self string) Node, refs ...nix.StorePath) Object {
+	return selfSource(0, name, makeTree, refs)
+}
+
+// OldSelfSource is SelfSource as Nix made it before 2.17. Older versions refuse the newer
+// form, and newer ones the older.
+func OldSelfSource(name string, makeTree func(self string) Node, refs ...nix.StorePath) Object {
+	return selfSource(1, name, makeTree, refs)
+}
+
+func selfSource(form int, name string, makeTree func(self string) Node, refs []nix.StorePath) Object {
 	hashPart := string(make([]byte, 32))
 	draft := makeTree(string(Dir) + "/" + hashPart + "-" + name).NAR()
-	ca := nix.ContentAddress{Method: nix.Recursive, Hash: hashModulo(draft, hashPart)}
+	ca := nix.ContentAddress{Method: nix.Recursive, Hash: hashesModulo(draft, hashPart)[form]}
 	self := contentAddressed(name, ca, refs, true)
 	archive := makeTree(self.String()).NAR()
 	return newObject(self, archive, ca.String(), append(slices.Clone(refs), self))
@@ -148,17 +158,18 @@ func contentAddressed(name string, ca nix.ContentAddress, refs []nix.StorePath, 
 	return must(Dir.ContentAddressedPath(name, ca, info.References, self))
 }
 
-// hashModulo hashes an archive with its own hash part blanked out, and then where
-// that was.
-func hashModulo(archive []byte, hashPart string) nix.Hash {
+// hashesModulo hashes an archive with its own hash part blanked out, as Nix does it since
+// 2.17, and as it did before: with the places where that was behind the archive.
+func hashesModulo(archive []byte, hashPart string) []nix.Hash {
 	blank := string(make([]byte, len(hashPart)))
 	h := sha256.New()
 	h.Write([]byte(strings.ReplaceAll(string(archive), hashPart, blank)))
+	today := nix.SHA256Hash([sha256.Size]byte(h.Sum(nil)))
 	rest, offset := archive, 0
 	for {
 		i := bytes.Index(rest, []byte(hashPart))
 		if i < 0 {
-			return nix.SHA256Hash([sha256.Size]byte(h.Sum(nil)))
+			return []nix.Hash{today, nix.SHA256Hash([sha256.Size]byte(h.Sum(nil)))}
 		}
 		fmt.Fprintf(h, "|%d", offset+i)
 		offset += i + len(hashPart)
