@@ -548,7 +548,7 @@ func (b *bundle) readData(r io.Reader, length int, offset uint64) error {
 		return err
 	}
 	var buf []byte
-	if length >= maxFrame/2 {
+	if length >= maxFrame/8*7 { // else the buffer would take much more than what counts against the window
 		buf = frameBuffers.Get().(*frameBuffer)[:frameHeader+length]
 	} else {
 		buf = make([]byte, frameHeader+length)

@@ -60,6 +60,7 @@ type Peer struct {
 
 	mu       sync.Mutex
 	channels []*Channel
+	inboxes  *inboxes            // of the channels
 	adds     map[uint64]*peerAdd // sent and not decided
 	decided  *sync.Cond          // when there are none left
 	numbers  uint64
@@ -129,7 +130,7 @@ func (s *Store) OpenPeer(ctx context.Context, o PeerOptions) (*Peer, error) {
 	if o.Limit != nil {
 		window = max(maxFrame, min(window, int(o.Limit.Limit())))
 	}
-	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd), gone: make(chan struct{})}
+	p := &Peer{dir: s.dir, log: s.log, store: s, bundle: newBundle(window), adds: make(map[uint64]*peerAdd), gone: make(chan struct{}), inboxes: newInboxes()}
 	p.out.bundle, p.out.packer, p.out.limit = p.bundle, newPacker(o.Packing), o.Limit
 	p.decided = sync.NewCond(&p.mu)
 	c := s.first
@@ -376,8 +377,7 @@ func (p *Peer) takeNAR(m message) error {
 	if err := c.expect(i); err != nil {
 		return err
 	}
-	c.in.put(i)
-	return nil
+	return c.in.put(i)
 }
 
 // LinkRate is how many bytes of NARs a second the link takes from here, as far as was
@@ -460,7 +460,7 @@ func (p *Peer) OpenChannel() (*Channel, error) {
 		return nil, fmt.Errorf("there are %d channels already", maxChannels)
 	}
 	number := uint64(len(p.channels))
-	c := &Channel{p: p, number: number, out: newChannelWriter(&p.out, number), in: newInbox()}
+	c := &Channel{p: p, number: number, out: newChannelWriter(&p.out, number), in: p.inboxes.open()}
 	if p.ended {
 		c.in.close(p.bundle.failure())
 	}

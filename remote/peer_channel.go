@@ -228,8 +228,13 @@ func (w *channelWriter) abort(reason string) {
 
 func clipText(s string) string { return s[:min(len(s), maxPeerText)] }
 
-// inboxBytes is how much of a channel waits for whoever takes it.
-const inboxBytes = 1 << 20
+// Limits on what the server or the client has received and not yet used, in bytes of
+// memory.
+const (
+	inboxBytes   = 4 << 20  // one channel; more waits
+	inboxesBytes = 24 << 20 // all channels of a session; more waits
+	infosBytes   = 64 << 20 // path infos that the workers of a session have at work; more is an error
+)
 
 // An item is what came in a channel.
 type item struct {
@@ -245,15 +250,43 @@ type item struct {
 	passed chan struct{} // of msgFlush: closed when it is taken
 }
 
-// weight is roughly what an item takes in memory.
-func (i item) weight() int { return len(i.data) + 100 }
+// itemBytes is what an item takes beside what it points to.
+const itemBytes = 256
 
-// An inbox holds what came in a channel until it is taken.
+// weight estimates the memory that an item takes.
+func (i item) weight() int {
+	w := itemBytes + max(cap(i.buf), len(i.data)) + len(i.text)
+	if i.info != nil {
+		w += i.info.MemorySize()
+	}
+	return w
+}
+
+// inboxes bound what the inboxes of a session hold together.
+type inboxes struct {
+	mu    sync.Mutex
+	room  *sync.Cond // whoever puts waits for it
+	held  int        // bytes in all inboxes
+	infos int        // bytes of the path infos that were taken and are at work
+}
+
+func newInboxes() *inboxes {
+	s := new(inboxes)
+	s.room = sync.NewCond(&s.mu)
+	return s
+}
+
+// open returns a further inbox.
+func (s *inboxes) open() *inbox { return &inbox{session: s, changed: sync.NewCond(&s.mu)} }
+
+// An inbox holds what came in a channel until it is taken. The lock of its session
+// guards it.
 type inbox struct {
-	mu      sync.Mutex
-	changed *sync.Cond
+	session *inboxes
+	changed *sync.Cond // the taker waits for it
 	items   []item
 	weight  int
+	working int   // bytes of the path info that is at work
 	err     error // why there will be no more
 
 	now   item            // that is being read
@@ -261,38 +294,50 @@ type inbox struct {
 	later []chan struct{} // of flushes that came in the middle of the NAR: closed behind it
 }
 
-func newInbox() *inbox {
-	in := new(inbox)
-	in.changed = sync.NewCond(&in.mu)
-	return in
-}
-
-// put waits while the inbox is full, unless it is closed.
-func (in *inbox) put(i item) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for in.weight >= inboxBytes && in.err == nil {
-		in.changed.Wait()
+// put waits while the inbox or its session is full, unless the inbox is closed. Something
+// can always be put when all inboxes are empty.
+func (in *inbox) put(i item) error {
+	s, w := in.session, i.weight()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for in.err == nil && s.held > 0 && (in.weight >= inboxBytes || s.held+w > inboxesBytes) {
+		s.room.Wait()
+	}
+	if i.info != nil && s.infos+w > infosBytes {
+		return &wire.FormatError{Msg: fmt.Sprintf("it sends path infos of more than %d MiB at once", infosBytes>>20)}
 	}
 	in.items = append(in.items, i)
-	in.weight += i.weight()
-	in.changed.Broadcast()
+	in.weight += w
+	s.held += w
+	in.changed.Signal()
+	return nil
 }
 
 // close lets the taker have what is there, and then err.
 func (in *inbox) close(err error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.session.mu.Lock()
+	defer in.session.mu.Unlock()
 	if in.err == nil {
 		in.err = err
 	}
 	in.changed.Broadcast()
+	in.session.room.Broadcast()
+}
+
+// next waits for the next item when all is done with the one before.
+func (in *inbox) next() (item, error) {
+	in.session.mu.Lock()
+	in.session.infos -= in.working
+	in.working = 0
+	in.session.mu.Unlock()
+	return in.take()
 }
 
 // take waits for the next item.
 func (in *inbox) take() (item, error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	s := in.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for len(in.items) == 0 {
 		if in.err != nil {
 			return item{}, in.err
@@ -302,8 +347,14 @@ func (in *inbox) take() (item, error) {
 	i := in.items[0]
 	in.items[0] = item{}
 	in.items = in.items[1:]
-	in.weight -= i.weight()
-	in.changed.Broadcast()
+	w := i.weight()
+	in.weight -= w
+	s.held -= w
+	if i.info != nil {
+		s.infos += w
+		in.working += w
+	}
+	s.room.Broadcast()
 	return i, nil
 }
 

@@ -19,7 +19,7 @@ func newTestPeer(t *testing.T) (*Peer, *messageWriter) {
 	lanes.join(nil)
 	p := &Peer{
 		dir: nixtest.Dir, log: slog.New(slog.DiscardHandler), store: &Store{sessions: new(sessions)},
-		bundle: lanes.a, adds: make(map[uint64]*peerAdd), gone: make(chan struct{}),
+		bundle: lanes.a, adds: make(map[uint64]*peerAdd), gone: make(chan struct{}), inboxes: newInboxes(),
 	}
 	p.out.bundle = p.bundle
 	p.decided = sync.NewCond(&p.mu)

@@ -45,7 +45,7 @@ func (s *server) servePeer(ctx context.Context) error {
 	if s.options.Window != nil {
 		s.options.Window(int(window))
 	}
-	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{}), memory: delta.NewBudget()}
+	p := &peerServer{server: s, bundle: newBundle(int(window)), flushes: make(chan []chan struct{}, 1), over: make(chan struct{}), memory: delta.NewBudget(), inboxes: newInboxes()}
 	p.bases.init()
 	p.out.bundle, p.out.packer = p.bundle, newPacker(Packing(packing))
 	return p.serve(ctx)
@@ -57,6 +57,7 @@ type peerServer struct {
 	bundle   *bundle
 	out      messageWriter
 	importer Importer            // nil before the first path
+	inboxes  *inboxes            // of taking and giving
 	taking   [maxChannels]*inbox // paths on their way in
 	giving   [maxChannels]*inbox // paths that are asked for
 	signing  [maxChannels]bool   // a signature is on its way in, to giving
@@ -180,8 +181,7 @@ func (p *peerServer) take(ctx context.Context, m message) error {
 	case msgUpdate, msgSigned:
 		return p.takeUpdate(ctx, m)
 	case msgFlush:
-		p.takeFlush()
-		return m.payload.end()
+		return errors.Join(p.takeFlush(), m.payload.end())
 	}
 	return &wire.FormatError{Msg: fmt.Sprintf("unknown message of kind %d", m.kind)}
 }
@@ -213,12 +213,11 @@ func (p *peerServer) takeAdd(ctx context.Context, m message) error {
 		if p.options.InOrder && slices.ContainsFunc(p.taking[:], func(in *inbox) bool { return in != nil }) {
 			return &wire.FormatError{Msg: "paths come in several channels, where they must come in order"}
 		}
-		in = newInbox()
+		in = p.inboxes.open()
 		p.taking[channel] = in
 		p.workers.Go(func() { p.addAll(ctx, in) })
 	}
-	in.put(i)
-	return nil
+	return in.put(i)
 }
 
 func (p *peerServer) openImporter(ctx context.Context) (err error) {
@@ -254,14 +253,13 @@ func (p *peerServer) takeNAR(m message) error {
 	if in == nil {
 		return &wire.FormatError{Msg: "a NAR comes before its path"}
 	}
-	in.put(i)
-	return nil
+	return in.put(i)
 }
 
 // addAll adds the paths of a channel, one after another.
 func (p *peerServer) addAll(ctx context.Context, in *inbox) {
 	for {
-		i, err := in.take()
+		i, err := in.next()
 		if err != nil {
 			return
 		}
@@ -338,19 +336,22 @@ func (p *peerServer) decide(number uint64, err error) {
 }
 
 // takeFlush asks that what was added become valid, when all channels have added it.
-func (p *peerServer) takeFlush() {
+func (p *peerServer) takeFlush() error {
 	if p.importer == nil {
-		return
+		return nil
 	}
 	var marks []chan struct{}
 	for _, in := range p.taking {
 		if in != nil {
 			mark := make(chan struct{})
 			marks = append(marks, mark)
-			in.put(item{kind: msgFlush, passed: mark})
+			if err := in.put(item{kind: msgFlush, passed: mark}); err != nil {
+				return err
+			}
 		}
 	}
 	p.flushes <- marks
+	return nil
 }
 
 // flushOnDemand runs until no more is asked for.
@@ -385,15 +386,14 @@ func (p *peerServer) request(ctx context.Context, channel uint64, i item) error 
 	if p.signing[channel] {
 		return errUnended
 	}
-	p.giver(ctx, channel).put(i)
-	return nil
+	return p.giver(ctx, channel).put(i)
 }
 
 // giver is where requests for what shall come in a channel wait.
 func (p *peerServer) giver(ctx context.Context, channel uint64) *inbox {
 	in := p.giving[channel]
 	if in == nil {
-		in = newInbox()
+		in = p.inboxes.open()
 		p.giving[channel] = in
 		p.workers.Go(func() { p.giveAll(ctx, in, channel) })
 	}
@@ -404,7 +404,7 @@ func (p *peerServer) giver(ctx context.Context, channel uint64) *inbox {
 func (p *peerServer) giveAll(ctx context.Context, in *inbox, channel uint64) {
 	out := newChannelWriter(&p.out, channel)
 	for {
-		i, err := in.take()
+		i, err := in.next()
 		if err != nil {
 			return
 		}

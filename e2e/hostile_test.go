@@ -1,0 +1,288 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/copy-closure/copy-closure/e2e/harness"
+	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/wire"
+)
+
+// The budgets of one session, as docs/limits.md has them. Memory is the peak of the
+// whole process.
+const (
+	memoryBudget    = 256 << 20 // bytes, of a client that takes the largest window
+	temprootsBudget = 65 << 20  // bytes of the session's file
+	partialBudget   = 0         // bytes that are kept of a path nobody vouches for
+	requestBudget   = 0         // requests to caches on behalf of a reader
+)
+
+// A victim is a served store and the session of a hostile client.
+type victim struct {
+	t     *testing.T
+	store string
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	out   io.ReadCloser
+	*wire.Writer
+	errors bytes.Buffer
+}
+
+// attack starts a server of a new store for a client that is about to misbehave.
+func attack(t *testing.T, product, conf string, args ...string) *victim {
+	root := t.TempDir()
+	v := &victim{t: t, store: filepath.Join(root, "store")}
+	etc := filepath.Join(root, "etc")
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(etc, "nix.conf"), []byte("require-sigs = true\n"+conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), "HOME="+root, "XDG_DATA_HOME="+root, "XDG_CACHE_HOME="+root, "NIX_CONF_DIR="+etc, "COPY_CLOSURE_PEER=1")
+	add := exec.Command(product, "store", "add", "--store", v.store, os.Args[0])
+	add.Env = env
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("make a store: %v\n%s", err, out)
+	}
+	v.cmd = exec.Command(product, append([]string{"serve", "--store", v.store}, args...)...)
+	v.cmd.Env, v.cmd.Stderr = env, &v.errors
+	var err error
+	if v.in, err = v.cmd.StdinPipe(); err == nil {
+		v.out, err = v.cmd.StdoutPipe()
+	}
+	if err == nil {
+		err = v.cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { v.cmd.Process.Kill(); v.cmd.Wait() })
+	v.Writer = wire.NewWriter(v.in)
+	return v
+}
+
+// serve begins a session of the serve protocol.
+func (v *victim) serve() {
+	v.Uint64(0x390c9deb)
+	v.Uint64(2<<8 | 7)
+	v.Flush()
+	var greeting [1024]byte
+	n, err := v.out.Read(greeting[:])
+	for err == nil && !bytes.Contains(greeting[:n], binary.LittleEndian.AppendUint64(nil, 0x5452eecb)) {
+		var more int
+		more, err = v.out.Read(greeting[n:])
+		n += more
+	}
+	if err != nil {
+		v.t.Fatalf("greeting: %v", err)
+	}
+}
+
+// peer goes on in the peer protocol, with the largest window.
+func (v *victim) peer() *peerAttack {
+	v.serve()
+	for _, n := range []uint64{0x72656570, 1, 64 << 20, 0} {
+		v.Uint64(n)
+	}
+	v.Flush()
+	return &peerAttack{v: v}
+}
+
+// A peerAttack writes messages of the peer protocol.
+type peerAttack struct {
+	v      *victim
+	offset uint64
+	packer *zstd.Encoder
+	packed bytes.Buffer
+}
+
+// send writes bytes of messages.
+func (a *peerAttack) send(b []byte) error {
+	for chunk := range slices.Chunk(b, 128<<10) {
+		var header [16]byte
+		binary.LittleEndian.PutUint32(header[:], 1)
+		binary.LittleEndian.PutUint32(header[4:], uint32(len(chunk)))
+		binary.LittleEndian.PutUint64(header[8:], a.offset)
+		a.offset += uint64(len(chunk))
+		a.v.Write(header[:])
+		a.v.Write(chunk)
+	}
+	return a.v.Flush()
+}
+
+// sendPacked writes messages compressed.
+func (a *peerAttack) sendPacked(b []byte) error {
+	if a.packer == nil {
+		a.packer, _ = zstd.NewWriter(&a.packed, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	}
+	a.packed.Reset()
+	a.packer.Write(b)
+	a.packer.Flush()
+	return a.send(peerMessage(10, append(binary.AppendUvarint(nil, uint64(len(b))), a.packed.Bytes()...)))
+}
+
+func peerMessage(kind byte, payload []byte) []byte {
+	return append(binary.AppendUvarint([]byte{kind}, uint64(len(payload))), payload...)
+}
+
+func peerText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func peerPath(p nix.StorePath) []byte {
+	hash, _ := nix.DecodeNix32(p.HashPart())
+	return peerText(hash, p.Name())
+}
+
+// peerInfo is a path info with signatures that are as long as the protocol allows.
+func peerInfo(p nix.StorePath, size uint64, signatures int) []byte {
+	b := append(peerPath(p), bytes.Repeat([]byte{1}, 32)...)
+	b = binary.AppendUvarint(b, size)
+	b = append(b, 0, 0, 0) // no references, deriver, time
+	b = binary.AppendUvarint(b, uint64(signatures))
+	for range signatures {
+		b = peerText(b, strings.Repeat("s", 1000))
+	}
+	return peerText(b, "")
+}
+
+// valid returns the one path of the store.
+func (v *victim) valid() nix.StorePath {
+	entries, err := os.ReadDir(filepath.Join(v.store, "nix/store"))
+	for _, e := range entries {
+		if p, err := nix.DefaultStoreDir.ParseBase(e.Name()); err == nil {
+			return p
+		}
+	}
+	v.t.Fatalf("the store is empty: %v", err)
+	return nix.StorePath{}
+}
+
+// memory is the most memory, in bytes, that the server ever had.
+func (v *victim) memory() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.cmd.Process.Pid))
+	if err != nil {
+		harness.Unavailable(v.t, err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			if err != nil {
+				v.t.Fatal(err)
+			}
+			return kib << 10
+		}
+	}
+	v.t.Fatal("the server has ended before its memory was read: ", v.errors.String())
+	return 0
+}
+
+// awaitQuiet waits until the client is done, or the server has stopped working.
+func (v *victim) awaitQuiet(done <-chan error) {
+	before := int64(-1)
+	for {
+		select {
+		case <-done:
+			done = nil
+		case <-time.After(200 * time.Millisecond):
+		}
+		ticks := v.ticks()
+		if ticks == before {
+			return
+		}
+		before = ticks
+	}
+}
+
+// ticks is the processor time that the server has used.
+func (v *victim) ticks() int64 {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.cmd.Process.Pid))
+	if err != nil {
+		harness.Unavailable(v.t, err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return user + system
+}
+
+// size is the sum of the files under a directory of the store.
+func (v *victim) size(dir string) (sum int64) {
+	filepath.WalkDir(filepath.Join(v.store, "nix", dir), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += info.Size()
+			}
+		}
+		return nil
+	})
+	return sum
+}
+
+// report prints a row of the table in docs/limits.md and compares a peak with its budget.
+func (v *victim) report(client, resource string, peak, budget int64, unit string) {
+	v.t.Helper()
+	if unit == "MiB" {
+		v.t.Logf("| %s | %s | %d MiB | %d MiB |", client, resource, peak>>20, budget>>20)
+	} else {
+		v.t.Logf("| %s | %s | %d | %d |", client, resource, peak, budget)
+	}
+	if peak > budget {
+		v.t.Errorf("%s: %s is %d, more than its budget of %d", client, resource, peak, budget)
+	}
+}
+
+// TestHostile has hostile clients take what they can of a server, and compares the peaks
+// with the budgets that docs/limits.md promises.
+func TestHostile(t *testing.T) {
+	product := buildProduct(t)
+	for name, client := range map[string]func(*testing.T, string){
+		"queued requests": hostileRequests,
+	} {
+		t.Run(name, func(t *testing.T) { client(t, product) })
+	}
+}
+
+// hostileRequests has a reader queue requests whose path infos are large, and never
+// read an answer.
+func hostileRequests(t *testing.T, product string) {
+	v := attack(t, product, "", "--read-only")
+	a, path := v.peer(), v.valid()
+	request := func(channel byte, signatures int) []byte {
+		b := append([]byte{channel}, peerPath(path)...)
+		return peerMessage(21, append(append(b, peerInfo(path, 1<<40, signatures)...), 0))
+	}
+	for channel := range byte(16) {
+		a.send(request(channel, 0))
+	}
+	done := make(chan error, 1)
+	go func() { // until the server takes no more, or ends
+		for range 200 {
+			for channel := range byte(16) {
+				if err := a.sendPacked(request(channel, 500)); err != nil {
+					done <- err
+					return
+				}
+			}
+		}
+		done <- nil
+	}()
+	v.awaitQuiet(done)
+	v.report("reader queues 3,200 requests with 500 signatures each", "memory", v.memory(), memoryBudget, "MiB")
+}
