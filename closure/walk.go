@@ -30,6 +30,9 @@ func Walk(ctx context.Context, src Source, roots []nix.StorePath) (*Closure, err
 		c.learn(infos)
 	case ClosurePathSource:
 		c.Paths, err = s.ClosurePaths(ctx, roots)
+		if err == nil && len(c.Paths) > nix.MaxClosurePaths {
+			err = fmt.Errorf("%w: it has %d paths, more than %d", nix.ErrClosureTooLarge, len(c.Paths), nix.MaxClosurePaths)
+		}
 	default:
 		err = c.walk(ctx, src)
 	}
@@ -86,8 +89,14 @@ func (c *Closure) learn(infos []*nix.PathInfo) {
 func (c *Closure) walk(ctx context.Context, src Source) error {
 	seen := make(map[nix.StorePath]bool)
 	level := unseen(seen, c.Roots)
+	var budget nix.ClosureBudget
 	for len(level) > 0 {
 		infos, err := src.PathInfos(ctx, level)
+		for _, info := range infos {
+			if err == nil {
+				err = budget.Add(info.MemorySize())
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,6 +257,10 @@ func TestHostile(t *testing.T) {
 	product := buildProduct(t)
 	for name, client := range map[string]func(*testing.T, string){
 		"queued requests": hostileRequests,
+		"long question":   hostileQuestion,
+		"many questions":  hostileHolds,
+		"writer's roots":  hostileWriterHolds,
+		"caches":          hostileForecast,
 	} {
 		t.Run(name, func(t *testing.T) { client(t, product) })
 	}
@@ -285,4 +292,104 @@ func hostileRequests(t *testing.T, product string) {
 	}()
 	v.awaitQuiet(done)
 	v.report("reader queues 3,200 requests with 500 signatures each", "memory", v.memory(), memoryBudget, "MiB")
+}
+
+// inventedPath is one of many paths that are nowhere, with a name as long as allowed.
+func inventedPath(n int) string {
+	return fmt.Sprintf("/nix/store/%032d-%s", n, strings.Repeat("n", 200))
+}
+
+// query sends a question which of n invented paths are valid, numbered from first on.
+func (v *victim) query(lock bool, first, n int) error {
+	v.Uint64(1)
+	v.Bool(lock)
+	v.Bool(false)
+	v.Uint64(uint64(n))
+	for i := range n {
+		v.String(inventedPath(first + i))
+	}
+	return v.Flush()
+}
+
+// answer reads an answer of no paths. It reports false if the server hung up.
+func (v *victim) answer() bool {
+	var none [8]byte
+	_, err := io.ReadFull(v.out, none[:])
+	return err == nil
+}
+
+// hostileQuestion has a reader ask about a million paths that are nowhere.
+func hostileQuestion(t *testing.T, product string) {
+	v := attack(t, product, "", "--read-only")
+	v.serve()
+	if err := v.query(true, 0, 1_000_000); err != nil || !v.answer() {
+		t.Fatalf("the question was not answered: %v: %s", err, v.errors.String())
+	}
+	v.report("reader asks about 1,000,000 invented paths", "memory", v.memory(), memoryBudget, "MiB")
+	v.report("reader asks about 1,000,000 invented paths", "temporary roots", v.size("var/nix/temproots"), temprootsBudget, "MiB")
+}
+
+// hostileHolds has a reader hold ever more paths.
+func hostileHolds(t *testing.T, product string) {
+	v := attack(t, product, "", "--read-only")
+	v.serve()
+	for round := range 6 {
+		if err := v.query(true, round*50_000, 50_000); err != nil || !v.answer() {
+			t.Fatalf("round %d was not answered: %v: %s", round, err, v.errors.String())
+		}
+	}
+	v.report("reader holds 300,000 paths in 6 questions", "memory", v.memory(), memoryBudget, "MiB")
+	v.report("reader holds 300,000 paths in 6 questions", "temporary roots", v.size("var/nix/temproots"), temprootsBudget, "MiB")
+}
+
+// hostileWriterHolds has a writer hold ever more paths until the server has enough.
+func hostileWriterHolds(t *testing.T, product string) {
+	v := attack(t, product, "", "--write")
+	v.serve()
+	var memory, roots int64
+	for round := range 6 {
+		if err := v.query(true, round*50_000, 50_000); err != nil || !v.answer() {
+			break
+		}
+		memory, roots = v.memory(), v.size("var/nix/temproots")
+	}
+	v.report("writer holds up to 300,000 paths", "memory", memory, memoryBudget, "MiB")
+	v.report("writer holds up to 300,000 paths", "temporary roots", roots, temprootsBudget, "MiB")
+	v.in.Close()
+	io.Copy(io.Discard, v.out)
+	v.cmd.Wait()
+	if !strings.Contains(v.errors.String(), "temporary roots of 64 MiB") {
+		t.Errorf("the writer is not told why the session ended: %s", v.errors.String())
+	}
+}
+
+// hostileForecast has a reader ask what the caches have.
+func hostileForecast(t *testing.T, product string) {
+	var requests atomic.Int64
+	cache := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		if r.URL.Path == "/nix-cache-info" {
+			io.WriteString(w, "StoreDir: /nix/store\n")
+			return
+		}
+		http.NotFound(w, r)
+	}))
+	defer cache.Close()
+	for _, test := range []struct {
+		mode   string
+		client string
+		budget int64
+	}{{"--read-only", "reader asks what the caches have of 20,000 paths", requestBudget}, {"--write", "writer asks what the caches have of 20,000 paths", 10_010}} {
+		requests.Store(0)
+		v := attack(t, product, "substituters = "+cache.URL+"\n", test.mode)
+		v.serve()
+		v.Uint64(0x65726f66)
+		v.Uint64(20_000)
+		for i := range 20_000 {
+			v.String(inventedPath(i))
+		}
+		v.Flush()
+		v.answer()
+		v.report(test.client, "requests to caches", requests.Load(), test.budget, "")
+	}
 }

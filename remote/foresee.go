@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -80,18 +79,30 @@ func (s *Store) readCachedPaths(r *wire.Reader, asked []nix.StorePath) ([]Cached
 	}
 }
 
-// foresee answers what the caches have. As in substitution a failure is only a warning,
-// and derivations are not looked for.
+// foresees reports whether the client may ask what the caches have. For one who cannot
+// write, nothing is requested from them.
+func (s *server) foresees() bool { return s.options.Foresees && s.options.Write }
+
+// foresee answers what the caches have of the first paths, up to serverMaxAsked. As in
+// substitution a failure is only a warning, and derivations are not looked for.
 func (s *server) foresee(ctx context.Context) error {
-	paths := s.in.Paths(s.dir, wire.MaxPaths)
-	if err := s.request("tell what the caches have"); err != nil {
+	var wanted []nix.StorePath
+	err := s.eachAsked("tell what the caches have", func(some []nix.StorePath) error {
+		for _, p := range some {
+			if !p.IsDerivation() && len(wanted) < serverMaxAsked {
+				wanted = append(wanted, p)
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	searcher, ok := s.options.Substituter.(SearchingSubstituter)
-	if !ok || !s.options.Foresees {
+	if !ok || !s.foresees() {
 		return &wire.FormatError{Msg: "the client asks what the caches have, which was not offered"}
 	}
-	wanted := slices.DeleteFunc(sortedPaths(paths), nix.StorePath.IsDerivation)
+	wanted = sortedPaths(wanted)
 	cached, err := searcher.Search(ctx, wanted)
 	if err != nil {
 		s.options.Logger.Warn("what the caches have cannot be told", "paths", len(wanted), "error", err)

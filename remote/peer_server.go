@@ -17,7 +17,7 @@ import (
 )
 
 func (s *server) offer() offer {
-	o := offer{version: peerVersion, inOrder: s.options.InOrder, refuses: s.options.Untrusted, atomic: s.options.Atomic, foresees: s.options.Foresees}
+	o := offer{version: peerVersion, inOrder: s.options.InOrder, refuses: s.options.Untrusted, atomic: s.options.Atomic, foresees: s.foresees()}
 	if s.options.Meeting != nil {
 		o.token = s.options.Meeting.Token()
 	}

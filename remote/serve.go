@@ -145,6 +145,7 @@ func (s *Store) pathInfos(ctx context.Context, number int, paths []nix.StorePath
 func (s *Store) readPathInfos(r *wire.Reader, asked []nix.StorePath) ([]*nix.PathInfo, error) {
 	var infos []*nix.PathInfo
 	var paths []nix.StorePath
+	var budget nix.ClosureBudget
 	for {
 		path := r.OptionalPath(s.dir)
 		if path.IsZero() {
@@ -157,7 +158,11 @@ func (s *Store) readPathInfos(r *wire.Reader, asked []nix.StorePath) ([]*nix.Pat
 			return nil, &wire.FormatError{Msg: "it sends more path infos than were asked for"}
 		}
 		info := s.readPathInfo(r, path)
-		if err := r.Err(); err != nil {
+		err := r.Err()
+		if err == nil {
+			err = budget.Add(info.MemorySize())
+		}
+		if err != nil {
 			return nil, fmt.Errorf("path info of %s: %w", path, err)
 		}
 		infos, paths = append(infos, info), append(paths, path)

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
-	"github.com/copy-closure/copy-closure/internal/wire"
 )
 
 // serverInfoBatch is how many path infos are in memory while a client gets them.
@@ -14,25 +13,17 @@ const serverInfoBatch = 1024
 
 func (s *server) queryValidPaths(ctx context.Context) error {
 	lock, substitute := s.in.Bool(), s.in.Bool()
-	paths := s.in.Paths(s.dir, wire.MaxPaths)
-	if err := s.request("tell valid paths"); err != nil {
+	a := asked{}
+	err := s.eachAsked("tell valid paths", func(some []nix.StorePath) error {
+		return s.lookUp(ctx, &a, some, lock, substitute)
+	})
+	if err == nil {
+		err = s.substitute(ctx, &a)
+	}
+	if err != nil {
 		return err
 	}
-	if lock {
-		if err := s.hold(ctx, paths); err != nil {
-			return err
-		}
-	}
-	if substitute {
-		if err := s.substitute(ctx, paths); err != nil {
-			return err
-		}
-	}
-	valid, err := s.backend.ValidPaths(ctx, paths)
-	if err != nil {
-		return fmt.Errorf("tell valid paths: %w", err)
-	}
-	s.out.Paths(sortedPaths(valid))
+	s.out.Paths(a.valid.sorted())
 	return nil
 }
 
@@ -55,39 +46,31 @@ func (s *server) hold(ctx context.Context, paths []nix.StorePath) error {
 
 // substitute lets the substituter try what is missing. As in Nix its failure is
 // only a warning, and derivations are not tried.
-func (s *server) substitute(ctx context.Context, paths []nix.StorePath) error {
-	if !s.options.Write || s.options.Substituter == nil {
+func (s *server) substitute(ctx context.Context, a *asked) error {
+	a.missing = slices.DeleteFunc(a.missing, nix.StorePath.IsDerivation)
+	if len(a.missing) == 0 || !s.options.Write || s.options.Substituter == nil {
 		return nil
 	}
-	valid, err := s.backend.ValidPaths(ctx, paths)
+	if a.skipped > 0 {
+		s.options.Logger.Warn("too many paths for one question to the caches", "asked", len(a.missing), "not asked", a.skipped)
+	}
+	if err := s.options.Substituter.Substitute(ctx, sortedPaths(a.missing)); err != nil {
+		s.options.Logger.Warn("substitution failed", "paths", len(a.missing), "error", err)
+	}
+	valid, err := s.backend.ValidPaths(ctx, a.missing)
 	if err != nil {
 		return fmt.Errorf("substitute: %w", err)
 	}
-	known := make(map[nix.StorePath]bool, len(valid))
-	for _, p := range valid {
-		known[p] = true
-	}
-	var missing []nix.StorePath
-	for _, p := range sortedPaths(paths) {
-		if !known[p] && !p.IsDerivation() {
-			missing = append(missing, p)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	if err := s.options.Substituter.Substitute(ctx, missing); err != nil {
-		s.options.Logger.Warn("substitution failed", "paths", len(missing), "error", err)
-	}
+	a.valid.add(valid)
 	return nil
 }
 
 func (s *server) queryPathInfos(ctx context.Context) error {
-	paths := s.in.Paths(s.dir, wire.MaxPaths)
-	if err := s.request("tell path infos"); err != nil {
+	paths, err := s.askedPaths(ctx, "tell path infos")
+	if err != nil {
 		return err
 	}
-	for batch := range slices.Chunk(sortedPaths(paths), serverInfoBatch) {
+	for batch := range slices.Chunk(paths, serverInfoBatch) {
 		infos, err := s.backend.PathInfos(ctx, batch)
 		if err != nil {
 			return fmt.Errorf("tell path infos: %w", err)
@@ -118,7 +101,7 @@ func (s *server) writePathInfo(info *nix.PathInfo) {
 
 func (s *server) queryClosure(ctx context.Context) error {
 	includeOutputs := s.in.Bool()
-	roots := s.in.Paths(s.dir, wire.MaxPaths)
+	roots := s.in.Paths(s.dir, serverMaxRoots)
 	if err := s.request("tell a closure"); err != nil {
 		return err
 	}

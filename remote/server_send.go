@@ -8,7 +8,6 @@ import (
 
 	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nix"
-	"github.com/copy-closure/copy-closure/internal/wire"
 )
 
 func (s *server) dumpStorePath(ctx context.Context) error {
@@ -81,7 +80,7 @@ func (o *serverNAR) finish(sum nix.Hash) error {
 // them that it refers to.
 func (s *server) exportPaths(ctx context.Context) error {
 	s.in.Bool() // whether to sign: no longer a thing
-	paths := s.in.Paths(s.dir, wire.MaxPaths)
+	paths := s.in.Paths(s.dir, serverMaxRoots)
 	if err := s.request("export paths"); err != nil {
 		return err
 	}

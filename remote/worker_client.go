@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -238,12 +239,14 @@ func (d *Daemon) Hold(ctx context.Context, paths []nix.StorePath) error {
 // has no question about many, so they are asked one behind the other.
 func (d *Daemon) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
 	infos := make([]*nix.PathInfo, 0, len(paths))
+	var budget nix.ClosureBudget
 	err := d.all(ctx, "ask for the path info of", request{op: opQueryPathInfo, paths: paths}, func(r *wire.Reader, p nix.StorePath) error {
 		if !r.Bool() {
 			return r.Err()
 		}
-		infos = append(infos, readWorkerInfo(r, d.dir, p))
-		return r.Err()
+		info := readWorkerInfo(r, d.dir, p)
+		infos = append(infos, info)
+		return cmp.Or(r.Err(), budget.Add(info.MemorySize()))
 	})
 	if err != nil {
 		return nil, err

@@ -194,7 +194,8 @@ func (d *daemonServer) addTempRoot(ctx context.Context) error {
 	if err := d.request("hold a path"); err != nil {
 		return err
 	}
-	return d.reply(d.hold(ctx, []nix.StorePath{p}), one)
+	_, err := d.holdValid(ctx, []nix.StorePath{p}, true)
+	return d.reply(err, one)
 }
 
 func (d *daemonServer) addIndirectRoot(ctx context.Context) error {

@@ -31,11 +31,11 @@ func (d *daemonServer) ensure(ctx context.Context, wanted string) error {
 		if err != nil {
 			return err
 		}
-		paths := []nix.StorePath{missing}
+		a := asked{missing: []nix.StorePath{missing}}
 		for _, info := range found {
-			paths = append(paths, info.Path)
+			a.missing = append(a.missing, info.Path)
 		}
-		if err := d.substitute(ctx, paths); err != nil {
+		if err := d.substitute(ctx, &a); err != nil {
 			return err
 		}
 		if missing, err = d.missing(ctx, wanted); err != nil || missing.IsZero() {
@@ -133,7 +133,7 @@ func (d *daemonServer) refuseOther(op uint64) error {
 	switch op {
 	case opCollectGarbage:
 		d.in.Uint64() // action
-		d.in.Paths(d.dir, wire.MaxPaths)
+		d.in.EachPaths(d.dir, wire.MaxPaths, func([]nix.StorePath) {})
 		d.in.Bool()   // ignore roots
 		for range 4 { // bytes to free, and three numbers without a meaning
 			d.in.Uint64()

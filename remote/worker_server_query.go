@@ -21,18 +21,21 @@ func (d *daemonServer) isValidPath(ctx context.Context) error {
 }
 
 func (d *daemonServer) queryValidPaths(ctx context.Context) error {
-	paths := d.in.Paths(d.dir, wire.MaxPaths)
+	a := asked{}
+	var failure error
+	d.in.EachPaths(d.dir, wire.MaxPaths, func(some []nix.StorePath) {
+		if failure == nil { // whether to substitute stands behind the paths
+			failure = d.lookUp(ctx, &a, some, false, d.version >= workerSubstitute)
+		}
+	})
 	substitute := d.version >= workerSubstitute && d.in.Bool()
 	if err := d.request("tell valid paths"); err != nil {
 		return err
 	}
-	if substitute {
-		if err := d.substitute(ctx, paths); err != nil {
-			return d.reply(err, nothing)
-		}
+	if failure == nil && substitute {
+		failure = d.substitute(ctx, &a)
 	}
-	valid, err := d.backend.ValidPaths(ctx, paths)
-	return d.reply(err, func(w *wire.Writer) { w.Paths(sortedPaths(valid)) })
+	return d.reply(failure, func(w *wire.Writer) { w.Paths(a.valid.sorted()) })
 }
 
 func (d *daemonServer) queryPathInfo(ctx context.Context) error {
@@ -132,7 +135,7 @@ func (d *daemonServer) querySubstitutable(op uint64) error {
 			}
 		}
 	default:
-		d.in.Paths(d.dir, wire.MaxPaths)
+		d.in.EachPaths(d.dir, wire.MaxPaths, func([]nix.StorePath) {})
 	}
 	if err := d.request("tell what can be substituted"); err != nil {
 		return err

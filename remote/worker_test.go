@@ -221,7 +221,7 @@ func TestDaemonTrust(t *testing.T) {
 
 func TestDaemonHoldsAndOutputs(t *testing.T) {
 	drv, out := nixtest.Derivation("fixed", nixtest.Node{Content: "x"})
-	h := &daemonHost{store: nixtest.NewStore(drv, out), options: remote.ServerOptions{Hold: true}}
+	h := &daemonHost{store: nixtest.NewStore(drv, out), options: remote.ServerOptions{Write: true}}
 	d := openDaemon(t, h.open)
 	paths := nixtest.Chain(3).Paths()
 	if valid, err := d.ValidPaths(t.Context(), paths, true, true); len(valid) > 0 || err != nil {

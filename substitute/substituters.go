@@ -20,12 +20,20 @@ type Substituters struct {
 	Memory *Memory      // of earlier answers; nil: none
 	Logger *slog.Logger // nil discards
 
+	// Concurrency is how many requests for narinfos are under way at once; 0 for what was
+	// found best.
+	Concurrency int
+	// MaxAsked is about how many paths one call asks, and MaxAskedEver all calls together;
+	// 0: no limit. Paths beyond that are passed over, with a warning.
+	MaxAsked, MaxAskedEver int
+
 	begin sync.Once
 	order []*Cache
 
 	mu      sync.Mutex
 	given   map[*Cache]error        // up, and why: mostly they could not be reached
 	refused map[nix.StorePath]error // the first reason not to use what a cache has
+	asked   int                     // paths, by all calls
 }
 
 // A Hit is a path in a cache.
@@ -73,34 +81,68 @@ func (w *walk) unseen(paths []nix.StorePath) []nix.StorePath {
 }
 
 // search asks for paths, many at once, and for those that next returns for each hit.
+// The error is that of ctx, or wraps nix.ErrClosureTooLarge.
 func (s *Substituters) search(ctx context.Context, paths []nix.StorePath, next func(Hit) []nix.StorePath) ([]Hit, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
 	s.start(ctx)
-	q := newQueue(paths)
+	asked := 0
+	q := newQueue(s.admit(&asked, paths))
 	stop := context.AfterFunc(ctx, q.close)
 	defer stop()
 	var hits []Hit
+	var budget nix.ClosureBudget
+	var tooLarge error
 	var mu sync.Mutex
 	var workers sync.WaitGroup
-	for range webRequests {
+	found := func(hit Hit, further []nix.StorePath) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := budget.Add(hit.MemorySize()); err != nil {
+			tooLarge = err
+			q.close()
+			return
+		}
+		hits = append(hits, hit)
+		q.add(s.admit(&asked, further))
+	}
+	for range cmp.Or(s.Concurrency, webRequests) {
 		workers.Go(func() {
 			for p, ok := q.take(); ok; p, ok = q.take() {
-				hit, err := s.find(ctx, p)
-				if err == nil {
-					mu.Lock()
-					hits = append(hits, hit)
-					mu.Unlock()
-					q.add(next(hit))
+				if hit, err := s.find(ctx, p); err == nil {
+					found(hit, next(hit))
 				}
 				q.done()
 			}
 		})
 	}
 	workers.Wait()
+	if tooLarge != nil {
+		return nil, fmt.Errorf("ask the caches: %w", tooLarge)
+	}
 	s.Memory.save(hits)
 	return hits, context.Cause(ctx)
+}
+
+// admit returns those of paths that may still be asked about. The caller of search
+// counts in asked.
+func (s *Substituters) admit(asked *int, paths []nix.StorePath) []nix.StorePath {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(paths)
+	if s.MaxAsked > 0 {
+		n = min(n, s.MaxAsked-*asked)
+	}
+	if s.MaxAskedEver > 0 {
+		n = min(n, s.MaxAskedEver-s.asked)
+	}
+	if n < len(paths) {
+		s.Logger.Warn("too many paths to ask the caches about", "not asked", len(paths)-n)
+	}
+	*asked += n
+	s.asked += n
+	return paths[:n]
 }
 
 // start asks all caches at once what they are.

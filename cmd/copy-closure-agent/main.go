@@ -130,6 +130,7 @@ func (r request) serve(ctx context.Context) error {
 		return err
 	}
 	defer b.Close()
+	b.LimitTempRoots(remote.SessionTempRoots)
 	options := remote.ServerOptions{
 		Write:  r.write,
 		Hold:   true,

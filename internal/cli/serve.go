@@ -180,6 +180,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		return err
 	}
 	defer b.local.close()
+	b.local.store.LimitTempRoots(remote.SessionTempRoots)
 	options := remote.ServerOptions{
 		Write:   r.write,
 		Hold:    true,

@@ -14,6 +14,13 @@ import (
 	"github.com/copy-closure/copy-closure/remote"
 )
 
+// Limits on what a client makes this machine ask its caches.
+const (
+	serverRequests     = 32     // at once
+	serverMaxAsked     = 10_000 // paths for one question
+	serverMaxAskedEver = 50_000 // paths in a session
+)
+
 // A serverSubstituter takes paths from the caches of this machine's configuration into
 // the store that is served. A client may add those that trusted-substituters lists.
 type serverSubstituter struct {
@@ -124,6 +131,7 @@ func (s *serverSubstituter) caches(ctx context.Context) (*cacheSource, error) {
 	}
 	s.opened = true
 	if caches != nil {
+		caches.Concurrency, caches.MaxAsked, caches.MaxAskedEver = serverRequests, serverMaxAsked, serverMaxAskedEver
 		s.source = newCacheSource(caches, s.local)
 	}
 	return s.source, nil

@@ -26,6 +26,16 @@ type tempRoots struct {
 	file *os.File // nil before the first
 	kept string   // second name of the file, see keepTempRoots; "" if it has none
 	held map[nix.StorePath]struct{}
+	size int // bytes in the file
+	most int // bytes that may be in it; 0: maxTempRoots
+}
+
+// LimitTempRoots bounds the file of temporary roots to so many bytes. Hold fails when it
+// would grow beyond.
+func (s *Store) LimitTempRoots(bytes int) {
+	s.temp.mu.Lock()
+	defer s.temp.mu.Unlock()
+	s.temp.most = bytes
 }
 
 // Hold keeps paths, valid or not, from garbage collection until the store is
@@ -78,7 +88,10 @@ func (s *Store) HoldUntil(ctx context.Context, p nix.StorePath) (release func() 
 
 // hold adds paths to roots.
 func (s *Store) hold(ctx context.Context, roots *tempRoots, paths []nix.StorePath) error {
-	err := s.addTempRoots(ctx, roots, paths)
+	err := roots.checkSize(paths)
+	if err == nil {
+		err = s.addTempRoots(ctx, roots, paths)
+	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
 		err = fmt.Errorf("%w: %w", ErrReadOnly, err)
 	}
@@ -115,7 +128,24 @@ func (s *Store) addTempRoots(ctx context.Context, roots *tempRoots, paths []nix.
 		text.WriteByte(0)
 	}
 	_, err = roots.file.WriteString(text.String())
+	roots.size += text.Len()
 	return err
+}
+
+// checkSize refuses paths for which the file has no room.
+func (t *tempRoots) checkSize(paths []nix.StorePath) error {
+	most := maxTempRoots
+	if t.most > 0 {
+		most = t.most
+	}
+	size := t.size
+	for _, p := range paths {
+		size += len(p.String()) + 1
+	}
+	if size > most {
+		return fmt.Errorf("a process may have temporary roots of %d MiB, and these would take %d MiB", most>>20, size>>20)
+	}
+	return nil
 }
 
 // outlastCollector waits for a garbage collection that is under way. One that has

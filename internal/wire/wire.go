@@ -5,6 +5,7 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,13 +16,18 @@ import (
 
 // Limits on what is read from the other side.
 const (
-	MaxPath       = 4096    // bytes of a store path or another file name
-	MaxText       = 1 << 20 // bytes of an error message
-	MaxField      = 1 << 16 // bytes of a hash, content address, signature, option
-	MaxReferences = 1 << 16 // references of a path
-	MaxSignatures = 1024    // signatures of a path
-	MaxPaths      = 1 << 22 // paths in a closure
+	MaxPath       = 4096      // bytes of a store path or another file name
+	MaxText       = 1 << 20   // bytes of an error message
+	MaxField      = 1 << 16   // bytes of a hash, content address, signature, option
+	MaxReferences = 1 << 16   // references of a path
+	MaxSignatures = 1024      // signatures of a path
+	MaxPaths      = 1 << 22   // paths in a closure
+	MaxList       = 16 << 20  // bytes of the texts in a list
+	MaxPathList   = 256 << 20 // bytes of the paths in a list
 )
+
+// pathChunk is the number of paths that EachPaths keeps at once.
+const pathChunk = 4096
 
 const bufferSize = 64 << 10
 
@@ -39,8 +45,9 @@ func formatErrorf(format string, args ...any) error {
 // where nothing of a value was read yet, and io.ErrUnexpectedEOF inside one.
 // A Reader may be used by one goroutine at a time.
 type Reader struct {
-	buf *bufio.Reader
-	err error
+	buf     *bufio.Reader
+	err     error
+	scratch []byte // for short strings
 }
 
 // NewReader returns a Reader with a buffer of its own; nobody else may read from r.
@@ -110,9 +117,8 @@ func (r *Reader) String(limit int) string {
 	if r.err != nil {
 		return ""
 	}
-	padded := (int(n) + 7) &^ 7
-	b := make([]byte, padded)
-	if _, err := io.ReadFull(r.buf, b); err != nil {
+	b, err := r.padded((int(n) + 7) &^ 7)
+	if err != nil {
 		r.err = unexpected(err)
 		return ""
 	}
@@ -125,12 +131,31 @@ func (r *Reader) String(limit int) string {
 	return string(b[:n])
 }
 
-// Strings reads a list of strings.
+// padded reads n bytes, which the next call overwrites. Memory for long strings is taken
+// as they arrive.
+func (r *Reader) padded(n int) ([]byte, error) {
+	if n > MaxField {
+		var long bytes.Buffer
+		_, err := io.CopyN(&long, r.buf, int64(n))
+		return long.Bytes(), err
+	}
+	if n > len(r.scratch) {
+		r.scratch = make([]byte, max(n, 512))
+	}
+	_, err := io.ReadFull(r.buf, r.scratch[:n])
+	return r.scratch[:n], err
+}
+
+// Strings reads a list of strings, of at most MaxList bytes together.
 func (r *Reader) Strings(maxCount, maxLen int) []string {
 	n := r.Count(maxCount)
 	var list []string
+	size := 0
 	for range n {
 		s := r.String(maxLen)
+		if size += len(s); size > MaxList {
+			r.Fail(formatErrorf("list of strings is longer than %d MiB", MaxList>>20))
+		}
 		if r.err != nil {
 			r.err = unexpected(r.err)
 			return nil
@@ -165,19 +190,46 @@ func (r *Reader) OptionalPath(dir nix.StoreDir) nix.StorePath {
 	return p
 }
 
-// Paths reads a list of at most limit store paths.
+// Paths reads a list of at most limit store paths, of at most MaxPathList bytes together.
 func (r *Reader) Paths(dir nix.StoreDir, limit int) []nix.StorePath {
-	n := r.Count(limit)
 	var list []nix.StorePath
-	for range n {
+	size := 0
+	r.eachPath(dir, limit, func(p nix.StorePath) {
+		if size += len(p.String()); size > MaxPathList {
+			r.Fail(formatErrorf("list of paths is longer than %d MiB", MaxPathList>>20))
+		}
+		list = append(list, p)
+	})
+	if r.err != nil {
+		return nil
+	}
+	return list
+}
+
+// EachPaths reads a list of at most limit store paths and calls use with some of them at a
+// time. The slice is use's only until it returns.
+func (r *Reader) EachPaths(dir nix.StoreDir, limit int, use func([]nix.StorePath)) {
+	var some []nix.StorePath
+	r.eachPath(dir, limit, func(p nix.StorePath) {
+		if some = append(some, p); len(some) == pathChunk {
+			use(some)
+			some = some[:0]
+		}
+	})
+	if r.err == nil && len(some) > 0 {
+		use(some)
+	}
+}
+
+func (r *Reader) eachPath(dir nix.StoreDir, limit int, use func(nix.StorePath)) {
+	for range r.Count(limit) {
 		p := r.Path(dir)
 		if r.err != nil {
 			r.err = unexpected(r.err)
-			return nil
+			return
 		}
-		list = append(list, p)
+		use(p)
 	}
-	return list
 }
 
 // unexpected turns a clean end into one inside a value.
