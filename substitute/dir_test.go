@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -57,6 +58,19 @@ func TestDirStaysInside(t *testing.T) {
 	for _, name := range []string{"../a", "/etc/passwd", "nar/../../a", ""} {
 		if _, err := d.Open(t.Context(), name, 0); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+// TestDirOpensFiles may not wait for whoever would write into a FIFO.
+func TestDirOpensFiles(t *testing.T) {
+	d := substitute.Dir(t.TempDir())
+	if err := syscall.Mkfifo(filepath.Join(string(d), "fifo"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"fifo", "."} {
+		if _, err := d.Open(t.Context(), name, 0); err == nil || !strings.Contains(err.Error(), "is not a file") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -49,9 +49,33 @@ func storeDirOf(text []byte) nix.StoreDir {
 	return nix.DefaultStoreDir
 }
 
+// open opens a file of the cache. Whoever may write the directory may not make us read
+// what lies elsewhere: links are followed within it, and those out of it lead nowhere, as
+// does what is neither a file nor a directory. The directory is opened anew each time,
+// as it may be replaced.
+func (c dirCache) open(name string) (*os.File, fs.FileInfo, error) {
+	root, err := os.OpenRoot(string(c.dir))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(name, openFlags, 0)
+	if err != nil {
+		return nil, nil, missing(err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
 // read returns a short file.
-func (c dirCache) read(ctx context.Context, name string) ([]byte, error) {
-	f, err := c.dir.Open(ctx, name, 0)
+func (c dirCache) read(_ context.Context, name string) ([]byte, error) {
+	f, _, err := c.open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -103,24 +127,13 @@ func (c dirCache) parse(ctx context.Context, dir nix.StoreDir, name string) (*NA
 
 // serve implements served. Files are replaced as a whole, never changed.
 func (c dirCache) serve(s *Server, res *response, r *http.Request, name string) error {
-	path, err := c.dir.path(name)
-	if err != nil {
-		return fs.ErrNotExist
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return missing(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	f, info, err := c.open(name)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
 	if info.IsDir() {
 		return c.serve(s, res, r, name+"/index.html") // of a channel
-	}
-	if !info.Mode().IsRegular() {
-		return fs.ErrNotExist
 	}
 	h := res.Header()
 	h.Set("Content-Type", contentType(name))
@@ -140,12 +153,16 @@ func (c dirCache) serve(s *Server, res *response, r *http.Request, name string) 
 	return nil
 }
 
-// missing makes fs.ErrNotExist of the errors that say so in other words.
+// missing makes fs.ErrNotExist of the errors that say so in other words: of all but
+// those of a disk or a limit. Of links that lead out of a directory os.Root says in a
+// way of its own that it cannot open them.
 func missing(err error) error {
-	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
-		return fs.ErrNotExist
+	for _, serious := range []error{syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EACCES} {
+		if errors.Is(err, serious) {
+			return err
+		}
 	}
-	return err
+	return fs.ErrNotExist
 }
 
 // contentType goes by the name, as Nix does on upload.

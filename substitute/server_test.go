@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -625,6 +626,52 @@ func TestServeDir(t *testing.T) {
 	}
 	if _, err := substitute.NewDirServer(substitute.Dir(t.TempDir()), substitute.ServerOptions{}); err == nil {
 		t.Error("an empty directory is served")
+	}
+}
+
+// TestServeDirStaysInside puts into a cache what a writer of it could: links to files
+// elsewhere, and what blocks whoever opens it.
+func TestServeDirStaysInside(t *testing.T) {
+	top := t.TempDir()
+	root := filepath.Join(top, "cache")
+	for name, text := range map[string]string{"cache/nix-cache-info": "StoreDir: /nix/store\n", "cache/nar/a.nar": "inside", "private/key": "outside"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(top, name)), 0o755), os.WriteFile(filepath.Join(top, name), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{
+		"key": "../private/key", "absolute": filepath.Join(top, "private/key"), "nar/dir": "../../private", "nar/up": "../..",
+		"hop": "nar/dir/key", "b.narinfo": "../private/key", "device": "/dev/zero", "loop": "loop",
+		"good": "nar/a.nar", "nar/here": "..",
+	} {
+		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"fifo", "c.narinfo"} {
+		if err := syscall.Mkfifo(filepath.Join(root, name), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket, err := net.Listen("unix", filepath.Join(root, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	s, err := substitute.NewDirServer(substitute.Dir(root), substitute.ServerOptions{Listing: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{
+		"key": 404, "absolute": 404, "nar/dir/key": 404, "nar/up/private/key": 404, "hop": 404, "b.narinfo": 404,
+		"device": 404, "loop": 404, "fifo": 404, "c.narinfo": 404, "socket": 404, "nar": 404, "nar/a.nar/x": 404,
+		"": 200, "good": 200, "nar/a.nar": 200, "nar/here/nar/a.nar": 200,
+	} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", "/"+name, nil))
+		if w.Code != want || strings.Contains(w.Body.String(), "outside") {
+			t.Errorf("%s: status %d, %q; want %d", name, w.Code, w.Body, want)
+		}
 	}
 }
 
