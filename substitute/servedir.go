@@ -31,7 +31,7 @@ type dirCache struct{ dir Dir }
 func (c dirCache) info(ctx context.Context) (CacheInfo, error) {
 	text, err := c.read(ctx, CacheInfoName)
 	if errors.Is(err, fs.ErrNotExist) {
-		return CacheInfo{}, fmt.Errorf("there is no cache: %w", err)
+		return CacheInfo{}, fmt.Errorf("it has no %s, so it is no cache: %w", CacheInfoName, err)
 	}
 	if err != nil {
 		return CacheInfo{}, err

@@ -68,7 +68,11 @@ func (p *program) cacheServe(c *cli.Context) error {
 	var config *tls.Config
 	scheme := "http"
 	if cert := c.String("tls-cert"); cert != "" {
-		if config, err = substitute.Certificate(cert, c.String("tls-key")); err != nil {
+		key := c.String("tls-key")
+		if config, err = substitute.Certificate(cert, key); err == nil {
+			err = checkTLSKey(key)
+		}
+		if err != nil {
 			return err
 		}
 		scheme = "https"
@@ -147,18 +151,6 @@ func cacheDir(c *cli.Context) (substitute.Dir, error) {
 	}
 	path, err := filepath.Abs(name)
 	return substitute.Dir(path), err
-}
-
-func readSecretKey(file string) (nix.SecretKey, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nix.SecretKey{}, err
-	}
-	key, err := nix.ParseSecretKey(string(text))
-	if err != nil {
-		err = fmt.Errorf("%s: %w", file, err)
-	}
-	return key, err
 }
 
 // cacheServer opens what is served.
