@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
@@ -39,6 +38,7 @@ func (l *login) sshConfig(ctx context.Context) *ssh.ClientConfig {
 		AuthCallback:   l.underWay,
 		BannerCallback: l.client.banner,
 	}
+	// The lists hold nothing that the user's ssh would not take.
 	config.Ciphers = cipherOrder(l.config)
 	config.KeyExchanges = l.config.kexAlgorithms
 	config.MACs = l.config.macs
@@ -93,7 +93,7 @@ func (l *login) methods(ctx context.Context) []ssh.AuthMethod {
 func (l *login) signers() []ssh.Signer {
 	var all []ssh.Signer
 	for _, key := range l.keys.all {
-		all = append(all, notingSigner(key, func() { l.note(key.String()) }))
+		all = append(all, notedSigner{key, func() { l.note(key.String()) }})
 	}
 	return all
 }
@@ -104,17 +104,25 @@ func (l *login) note(what string) {
 	}
 }
 
+// verified returns an error unless secrets may go to the host.
+func (l *login) verified() error {
+	if l.check.verified {
+		return nil
+	}
+	return &UnverifiedHostError{Host: l.config.knownHostsName()}
+}
+
 func (l *login) password(ctx context.Context) (string, error) {
-	if l.check.unproved {
-		return "", fmt.Errorf("the host key has changed: no password is sent")
+	if err := l.verified(); err != nil {
+		return "", err
 	}
 	l.note("password")
 	return l.ask.Password(ctx, fmt.Sprintf("Password of %s@%s: ", l.config.user, l.config.alias))
 }
 
 func (l *login) answer(ctx context.Context, name, instruction string, questions []string) ([]string, error) {
-	if l.check.unproved {
-		return nil, fmt.Errorf("the host key has changed: no password is sent")
+	if err := l.verified(); err != nil {
+		return nil, err
 	}
 	l.note("keyboard-interactive")
 	answers := make([]string, len(questions))
@@ -153,36 +161,13 @@ func (l *login) refused(err error) error {
 	}
 }
 
-// notingSigner calls note when the public half of a key is asked for.
-func notingSigner(key identity, note func()) ssh.Signer {
-	signer, ok := key.signer.(ssh.AlgorithmSigner)
-	if !ok {
-		return key.signer
-	}
-	noting := noted{signer, note}
-	if multi, ok := signer.(ssh.MultiAlgorithmSigner); ok {
-		return notedMulti{noting, multi}
-	}
-	return noting
-}
-
-type noted struct {
-	ssh.AlgorithmSigner
+// A notedSigner calls note when the public half of a key is asked for.
+type notedSigner struct {
+	ssh.MultiAlgorithmSigner
 	note func()
 }
 
-func (n noted) PublicKey() ssh.PublicKey {
+func (n notedSigner) PublicKey() ssh.PublicKey {
 	n.note()
-	return n.AlgorithmSigner.PublicKey()
-}
-
-type notedMulti struct {
-	noted
-	multi ssh.MultiAlgorithmSigner
-}
-
-func (n notedMulti) Algorithms() []string { return n.multi.Algorithms() }
-
-func (n notedMulti) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	return n.multi.Sign(rand, data)
+	return n.MultiAlgorithmSigner.PublicKey()
 }

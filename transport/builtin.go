@@ -27,8 +27,7 @@ type client struct {
 	via     *client // the jump host below; nil: none
 	log     *slog.Logger
 	stderr  func(string)
-	hostKey string // for people
-	method  string // by which the host let the user in
+	login   Login
 
 	authenticated time.Time
 	sessionEnded  atomic.Int64 // when the last one did, in Unix nanoseconds
@@ -175,11 +174,12 @@ func (d *dialer) logIn(ctx context.Context, c *client, p *plan, check *hostKeyCh
 	conn, channels, requests, err := ssh.NewClientConn(c.link, c.address, l.sshConfig(ctx))
 	stuck := l.watch.stop()
 	if err == nil && stuck == nil {
+		c.login = Login{Address: c.address, User: c.config.user, Verified: check.verified}
 		if key := check.accepted; key != nil {
-			c.hostKey = key.Type() + " " + ssh.FingerprintSHA256(key)
+			c.login.HostKey = key.Type() + " " + ssh.FingerprintSHA256(key)
 		}
 		if len(l.tried) > 0 {
-			c.method = l.tried[len(l.tried)-1]
+			c.login.Method = l.tried[len(l.tried)-1]
 		}
 		c.serve(ssh.NewClient(conn, channels, requests))
 		return nil
@@ -258,9 +258,7 @@ func (c *client) banner(message string) error {
 func (c *client) Describe() string { return ProgramBuiltin }
 
 // Login implements Conn.
-func (c *client) Login() Login {
-	return Login{Address: c.address, User: c.config.user, HostKey: c.hostKey, Method: c.method}
-}
+func (c *client) Login() Login { return c.login }
 
 // RTT implements Conn.
 func (c *client) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
@@ -346,21 +344,33 @@ func (c *client) ping() {
 	}
 }
 
-// cipherOrder prefers AES-GCM where the processor has instructions for it.
+// cipherOrder prefers AES-GCM where the processor has instructions for it, unless the
+// user chose the order.
 func cipherOrder(c *hostConfig) []string {
-	if c.ciphers != nil {
+	if !c.anyCipherOrder {
 		return c.ciphers
 	}
-	order := ssh.SupportedAlgorithms().Ciphers
-	if !hasAES() {
-		for i, name := range order {
-			if name == ssh.CipherChaCha20Poly1305 {
-				copy(order[1:i+1], order[:i])
-				order[0] = name
-			}
+	first := []string{ssh.CipherChaCha20Poly1305}
+	if hasAES() {
+		first = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
+	}
+	return inFront(c.ciphers, first)
+}
+
+// inFront moves those of list that are in first to the front.
+func inFront(list, first []string) []string {
+	var front, rest []string
+	for _, name := range first {
+		if slices.Contains(list, name) {
+			front = append(front, name)
 		}
 	}
-	return order
+	for _, name := range list {
+		if !slices.Contains(front, name) {
+			rest = append(rest, name)
+		}
+	}
+	return append(front, rest...)
 }
 
 func hasAES() bool {

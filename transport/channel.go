@@ -170,6 +170,7 @@ func (c *client) run(ctx context.Context, o *opening, kind, argument string) (*S
 	})
 	// The session's context is watched from here on, also while a reply is awaited.
 	s := newSession(ctx, p)
+	s.login = c.login
 	for _, pair := range c.config.environ {
 		name, value, _ := strings.Cut(pair, "=")
 		ch.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, value}))

@@ -2,10 +2,13 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // Values of Options.Program.
@@ -71,6 +74,11 @@ type Login struct {
 	User    string
 	HostKey string // its type and fingerprint
 	Method  string // "key SHA256:… (FILE)", "password"
+
+	// Verified says that the host proved to be the one meant: its key is known, vouched
+	// for by a known authority, was confirmed by the person at the terminal, or was the
+	// first one and is remembered. No secret may go to another host.
+	Verified bool
 }
 
 // Dial connects to a host and logs in. The context governs the whole life of the
@@ -148,6 +156,9 @@ func (d *dialer) dial(ctx context.Context, dest Destination) (Conn, error) {
 	switch {
 	case p.reason == "":
 		c, err := d.dialBuiltin(ctx, p)
+		if nothingInCommon(err) && d.Program != ProgramBuiltin && d.resolver.program != "" {
+			return d.dialOpenSSH(ctx, q, "the host has none of the algorithms that the built-in client may use")
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -158,6 +169,11 @@ func (d *dialer) dial(ctx context.Context, dest Destination) (Conn, error) {
 		return nil, &UnsupportedError{Host: dest.String(), Setting: p.reason, Reason: "OpenSSH's ssh, which can, is not installed"}
 	}
 	return d.dialOpenSSH(ctx, q, p.reason)
+}
+
+func nothingInCommon(err error) bool {
+	_, ok := errors.AsType[*ssh.AlgorithmNegotiationError](err)
+	return ok
 }
 
 // sshWords returns the command line options that stand for what the caller asked for.
@@ -202,7 +218,7 @@ func (d *dialer) plan(ctx context.Context, q query, depth int) (*plan, error) {
 		return p, nil
 	}
 	ring := &d.ring
-	if p.config.batch {
+	if p.config.batch || p.config.prompts == 0 {
 		ring = &keyring{files: map[string]*keyFile{}}
 	}
 	p.keys = findIdentities(ctx, p.config, ring, d.Logger)

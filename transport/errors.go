@@ -94,6 +94,16 @@ func (e *HostKeyError) Error() string {
 
 func (e *HostKeyError) Unwrap() error { return e.Err }
 
+// An UnverifiedHostError says that a secret was not sent, as the host's key was let
+// through without being verified.
+type UnverifiedHostError struct {
+	Host string // as known_hosts names it, or host:port
+}
+
+func (e *UnverifiedHostError) Error() string {
+	return fmt.Sprintf("the host key of %s was not verified: no password is sent; add the key to known_hosts, or set StrictHostKeyChecking to ask or accept-new", e.Host)
+}
+
 // A LostError says that an established connection broke.
 type LostError struct {
 	Address string

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/user"
@@ -11,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -55,7 +54,11 @@ type hostConfig struct {
 	bindAddress    string
 	rekeyBytes     uint64 // 0: as the library thinks best
 
-	ciphers, kexAlgorithms, macs, hostKeyAlgorithms []string // nil: not configured
+	ciphers, kexAlgorithms, macs, hostKeyAlgorithms []string // best first
+	anyCipherOrder                                  bool     // the user did not choose the order of the ciphers
+	pubkeyAlgorithms                                []string // of log-ins, with those of certificates
+	caSignatures                                    []string // by which a host certificate may be signed
+	minRSASize                                      int      // in bits
 
 	environ []string // KEY=VALUE, offered to the host
 }
@@ -98,7 +101,7 @@ func newHostConfig(alias string, s, defaults settings) (c *hostConfig, reason st
 	c.readNumbers(s)
 	c.readMethods(s)
 	c.readNetwork(s)
-	if reason = unsupported(s); reason == "" {
+	if reason = unsupported(s, defaults); reason == "" {
 		reason = c.readAlgorithms(s, defaults)
 	}
 	if e := c.readFiles(s); reason == "" && e != nil {
@@ -133,13 +136,28 @@ func (c *hostConfig) readNumbers(s settings) {
 	if n, err := strconv.Atoi(s.first("serveralivecountmax")); err == nil && n > 0 {
 		c.aliveCount = n
 	}
-	if n, err := strconv.Atoi(s.first("numberofpasswordprompts")); err == nil && n > 0 {
+	if n, err := strconv.Atoi(s.first("numberofpasswordprompts")); err == nil && n >= 0 {
 		c.prompts = n
 	}
-	size, _, _ := strings.Cut(s.first("rekeylimit"), " ")
-	if n, err := strconv.ParseUint(size, 10, 63); err == nil {
-		c.rekeyBytes = n
+	c.rekeyBytes, _ = rekeyLimit(s.first("rekeylimit"))
+}
+
+// rekeyLimit reads RekeyLimit: bytes, perhaps with a unit, and a time that must be
+// none, as the built-in client does not watch it.
+func rekeyLimit(s string) (bytes uint64, ok bool) {
+	fields := strings.Fields(strings.ToLower(s))
+	if len(fields) > 2 || len(fields) == 2 && fields[1] != "0" && fields[1] != "none" {
+		return 0, false
 	}
+	if len(fields) == 0 || fields[0] == "default" || fields[0] == "none" {
+		return 0, true
+	}
+	size, unit := fields[0], uint64(1)
+	if i := strings.IndexByte("kmg", size[len(size)-1]); i >= 0 {
+		size, unit = size[:len(size)-1], 1<<(10*(i+1))
+	}
+	n, err := strconv.ParseUint(size, 10, 63)
+	return n * unit, err == nil && n <= math.MaxInt64/unit
 }
 
 // seconds reads a positive time: a number of seconds, or with the units of sshd.
@@ -166,8 +184,8 @@ func (c *hostConfig) readNetwork(s settings) {
 func (c *hostConfig) readMethods(s settings) {
 	allowed := map[string]bool{
 		"publickey":            !s.off("pubkeyauthentication"),
-		"keyboard-interactive": !s.off("kbdinteractiveauthentication"),
-		"password":             !s.off("passwordauthentication"),
+		"keyboard-interactive": !s.off("kbdinteractiveauthentication") && c.prompts > 0,
+		"password":             !s.off("passwordauthentication") && c.prompts > 0,
 	}
 	order := []string{"publickey", "keyboard-interactive", "password"}
 	if preferred := s.first("preferredauthentications"); preferred != "" {
@@ -240,39 +258,6 @@ func (c *hostConfig) readProxy(s settings) error {
 		c.jumps = strings.Split(jump, ",")
 	}
 	return nil
-}
-
-// readAlgorithms takes the lists that the user configured, in his order and without
-// what the library does not have.
-func (c *hostConfig) readAlgorithms(s, defaults settings) (reason string) {
-	have, insecure := ssh.SupportedAlgorithms(), ssh.InsecureAlgorithms()
-	for _, a := range []struct {
-		name      string
-		target    *[]string
-		supported []string
-	}{
-		{"Ciphers", &c.ciphers, slices.Concat(have.Ciphers, insecure.Ciphers)},
-		{"KexAlgorithms", &c.kexAlgorithms, slices.Concat(have.KeyExchanges, insecure.KeyExchanges)},
-		{"MACs", &c.macs, slices.Concat(have.MACs, insecure.MACs)},
-		{"HostKeyAlgorithms", &c.hostKeyAlgorithms, slices.Concat(have.HostKeys, insecure.HostKeys)},
-	} {
-		value := s.first(strings.ToLower(a.name))
-		if value == "" || value == defaults.first(strings.ToLower(a.name)) {
-			continue
-		}
-		if strings.ContainsAny(value, "+^*?!") || value[0] == '-' {
-			return fmt.Sprintf("%s is %s", a.name, value)
-		}
-		for _, name := range strings.Split(value, ",") {
-			if slices.Contains(a.supported, name) {
-				*a.target = append(*a.target, name)
-			}
-		}
-		if len(*a.target) == 0 {
-			return fmt.Sprintf("%s is %s", a.name, value)
-		}
-	}
-	return ""
 }
 
 // sentEnviron returns what SetEnv and SendEnv send; the former counts.

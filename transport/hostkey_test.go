@@ -4,9 +4,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,28 +136,117 @@ func TestHostKeyOfAnotherType(t *testing.T) {
 	}
 }
 
-// StrictHostKeyChecking no connects whatever the key, but no password goes there.
-func TestHostKeyUnproved(t *testing.T) {
-	other := newKey(t, filepath.Join(t.TempDir(), "other"), "")
-	h, s := newHost(t), newSetup(t)
-	s.know(fmt.Sprintf("[127.0.0.1]:%d %s", h.port(), other.line()))
-	s.addUnknown("there", h, "StrictHostKeyChecking no")
-	s.options.Program = transport.ProgramBuiltin
-	works(t, s.mustDial("there"))
+// Host keys that are let in without proof, and others that are verified, with what is
+// known of the host (the word "key" stands for its key).
+var unverified = []struct {
+	name, known string
+	config      []string
+	verified    bool
+	session     bool // try it with a session at a real sshd, too
+}{
+	{"changed", "other", []string{"StrictHostKeyChecking no"}, false, true},
+	{"unknown", "", []string{"StrictHostKeyChecking no"}, false, true},
+	{"quietly unknown", "", []string{"StrictHostKeyChecking off", "LogLevel QUIET"}, false, false},
+	{"remembered nowhere", "", []string{"StrictHostKeyChecking no", "UserKnownHostsFile /dev/null"}, false, false},
+	{"first again and again", "", []string{"StrictHostKeyChecking accept-new", "UserKnownHostsFile /dev/null"}, false, false},
+	{"known all the same", "key", []string{"StrictHostKeyChecking no"}, true, true},
+	{"first and remembered", "", []string{"StrictHostKeyChecking accept-new"}, true, false},
+	{"known", "key", nil, true, false},
+}
 
-	h = passwordServer(t, &ssh.ServerConfig{PasswordCallback: func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) {
-		t.Error("a password was sent")
-		return nil, nil
-	}})
-	s = newSetup(t)
-	s.know(fmt.Sprintf("[127.0.0.1]:%d %s", h.port(), other.line()))
-	s.addUnknown("there", h, "StrictHostKeyChecking no")
-	s.options.Program = transport.ProgramBuiltin
-	s.options.Prompter = &person{password: "secret"}
-	_, err := s.dial(t.Context(), "there")
-	if _, ok := errors.AsType[*transport.AuthError](err); !ok || !strings.Contains(err.Error(), "no password is sent") {
-		t.Errorf("got %v", err)
+// A host whose key was not verified can be worked with, but no secret is sent there.
+func TestNoSecretForUnverifiedHosts(t *testing.T) {
+	other := newKey(t, filepath.Join(t.TempDir(), "other"), "")
+	eachProgram(t, func(t *testing.T, program string) {
+		for _, test := range unverified {
+			if !test.session {
+				continue
+			}
+			t.Run(test.name, func(t *testing.T) {
+				h, s := newHost(t), newSetup(t)
+				s.knowTest(test.known, h, other)
+				s.addUnknown("there", h, test.config...)
+				s.options.Program = program
+				conn := s.mustDial("there")
+				works(t, conn)
+				if conn.Login().Verified != test.verified {
+					t.Errorf("verified is %v", conn.Login().Verified)
+				}
+				session, err := conn.Start(t.Context(), "cat")
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = session.WriteSecret(transport.NewSecret("sesame"))
+				if _, refused := errors.AsType[*transport.UnverifiedHostError](err); refused == test.verified || err != nil && !refused {
+					t.Errorf("got %v", err)
+				}
+				session.CloseWrite()
+				got, _ := io.ReadAll(session)
+				if sent := string(got) == "sesame\n"; sent != test.verified || !sent && len(got) > 0 {
+					t.Errorf("the host got %q", got)
+				}
+				session.Close()
+			})
+		}
+	})
+}
+
+// knowTest makes a key known for the host: its own, another one, or none.
+func (s *setup) knowTest(which string, h *host, other key) {
+	name := fmt.Sprintf("[127.0.0.1]:%d", h.port())
+	switch which {
+	case "key":
+		s.know(h.knownAs(name))
+	case "other":
+		s.know(name + " " + other.line())
 	}
+}
+
+// The same holds for the password of the log-in, and for answers to questions of the
+// host. ssh asks for it by itself.
+func TestNoPasswordForUnverifiedHosts(t *testing.T) {
+	other := newKey(t, filepath.Join(t.TempDir(), "other"), "")
+	askpass := filepath.Join(t.TempDir(), "askpass")
+	write(t, askpass, "#!/bin/sh\necho sesame\n")
+	if err := os.Chmod(askpass, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SSH_ASKPASS", askpass)
+	t.Setenv("SSH_ASKPASS_REQUIRE", "force")
+	t.Setenv("DISPLAY", ":0")
+	eachProgram(t, func(t *testing.T, program string) {
+		for _, test := range unverified {
+			t.Run(test.name, func(t *testing.T) {
+				var got []string
+				h := passwordServer(t, &ssh.ServerConfig{
+					PasswordCallback: func(_ ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
+						got = append(got, string(password))
+						return nil, errors.New("no")
+					},
+					KeyboardInteractiveCallback: func(_ ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+						answers, _ := ask("", "", []string{"Password: "}, []bool{false})
+						got = append(got, answers...)
+						return nil, errors.New("no")
+					},
+				})
+				s := newSetup(t)
+				s.knowTest(test.known, h, other)
+				s.addUnknown("there", h, test.config...)
+				s.options.Program = program
+				s.options.Prompter = &person{password: "sesame"}
+				_, err := s.dial(t.Context(), "there")
+				if err == nil {
+					t.Fatal("let in")
+				}
+				if sent := len(got) > 0; sent != test.verified {
+					t.Errorf("the host got %q", got)
+				}
+				if told := strings.Contains(err.Error(), "not verified: no password is sent"); !test.verified && !told && !slices.Contains(test.config, "LogLevel QUIET") {
+					t.Errorf("the error does not say why: %v", err)
+				}
+			})
+		}
+	})
 }
 
 func TestHostKeyRemembered(t *testing.T) {

@@ -21,14 +21,42 @@ import (
 // keyFileMax is the most that is read of a key file.
 const keyFileMax = 1 << 20
 
-// An identity is a key to log in with.
+// An identity is a key, or its certificate, to log in with.
 type identity struct {
-	signer ssh.Signer
-	name   string // for errors: where it comes from
+	ssh.MultiAlgorithmSigner
+	name string // for errors: where it comes from
 }
 
 func (i identity) String() string {
-	return fmt.Sprintf("key %s (%s)", ssh.FingerprintSHA256(i.signer.PublicKey()), i.name)
+	return fmt.Sprintf("key %s (%s)", ssh.FingerprintSHA256(i.PublicKey()), i.name)
+}
+
+// A candidate may become an identity.
+type candidate struct {
+	signer ssh.Signer
+	name   string
+}
+
+// identity returns the candidate with the algorithms that it may be used with, or an
+// error if ssh would not use it at all.
+func (k candidate) identity(c *hostConfig) (identity, error) {
+	public := k.signer.PublicKey()
+	if held, ok := public.(*agent.Key); ok {
+		var err error
+		if public, err = ssh.ParsePublicKey(held.Blob); err != nil {
+			return identity{}, err
+		}
+	}
+	if err := c.checkRSASize(public); err != nil {
+		return identity{}, err
+	}
+	algorithms := c.signatureAlgorithms(public)
+	signer, ok := k.signer.(ssh.AlgorithmSigner)
+	if !ok || len(algorithms) == 0 {
+		return identity{}, fmt.Errorf("PubkeyAcceptedAlgorithms has nothing for keys of type %s", public.Type())
+	}
+	restricted, err := ssh.NewSignerWithAlgorithms(signer, algorithms)
+	return identity{restricted, k.name}, err
 }
 
 // A keyFile is a private key in a file. Its public half is known without the
@@ -57,7 +85,7 @@ func (k *keyFile) SignWithAlgorithm(rand io.Reader, data []byte, algorithm strin
 // Algorithms implements ssh.MultiAlgorithmSigner.
 func (k *keyFile) Algorithms() []string {
 	if k.public.Type() == ssh.KeyAlgoRSA {
-		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSA}
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
 	}
 	return []string{k.public.Type()}
 }
@@ -210,7 +238,7 @@ func (i *identities) close() {
 
 // dropSecurityKeys leaves out what an agent has of keys that are touched to be used.
 func (i *identities) dropSecurityKeys() {
-	i.all = slices.DeleteFunc(i.all, func(id identity) bool { return strings.HasPrefix(id.signer.PublicKey().Type(), "sk-") })
+	i.all = slices.DeleteFunc(i.all, func(id identity) bool { return strings.HasPrefix(id.PublicKey().Type(), "sk-") })
 }
 
 // findIdentities collects the keys for a host: those of the configuration that the
@@ -225,13 +253,13 @@ func findIdentities(ctx context.Context, c *hostConfig, ring *keyring, log *slog
 	}
 	held := found.askAgent(ctx, c, log)
 	certificates := readCertificates(c, log)
-	var named, own, late []identity
+	var named, own, late []candidate
 	for _, path := range c.identityFiles {
 		public, signer := found.fromFile(ctx, c, ring, path, held)
 		if signer == nil {
 			continue
 		}
-		all := withCertificates(identity{signer, path}, certificates[string(public.Marshal())])
+		all := withCertificates(candidate{signer, path}, certificates[string(public.Marshal())])
 		file, isFile := signer.(*keyFile)
 		switch {
 		case !isFile:
@@ -242,11 +270,17 @@ func findIdentities(ctx context.Context, c *hostConfig, ring *keyring, log *slog
 			late = append(late, all...)
 		}
 	}
-	var others []identity
+	var others []candidate
 	if !c.identitiesOnly {
 		others = remaining(held, named)
 	}
-	found.all = slices.Concat(named, own, others, late)
+	for _, key := range slices.Concat(named, own, others, late) {
+		if usable, err := key.identity(c); err == nil {
+			found.all = append(found.all, usable)
+		} else {
+			found.notes = append(found.notes, fmt.Sprintf("key %s was not used: %v", key.name, err))
+		}
+	}
 	return found
 }
 
@@ -328,22 +362,22 @@ func readCertificates(c *hostConfig, log *slog.Logger) map[string][]*ssh.Certifi
 }
 
 // withCertificates puts the certificates of a key before the key.
-func withCertificates(key identity, certificates []*ssh.Certificate) []identity {
-	var all []identity
+func withCertificates(key candidate, certificates []*ssh.Certificate) []candidate {
+	var all []candidate
 	for _, cert := range certificates {
 		if signer, err := ssh.NewCertSigner(cert, key.signer); err == nil {
-			all = append(all, identity{signer, fmt.Sprintf("certificate %q for %s", cert.KeyId, key.name)})
+			all = append(all, candidate{signer, fmt.Sprintf("certificate %q for %s", cert.KeyId, key.name)})
 		}
 	}
 	return append(all, key)
 }
 
 // remaining returns the keys of the agent that are not among those named.
-func remaining(held []ssh.Signer, named []identity) []identity {
-	var all []identity
+func remaining(held []ssh.Signer, named []candidate) []candidate {
+	var all []candidate
 	for _, signer := range held {
-		if !slices.ContainsFunc(named, func(n identity) bool { return sameKey(n.signer.PublicKey(), signer.PublicKey()) }) {
-			all = append(all, identity{signer, "from the agent"})
+		if !slices.ContainsFunc(named, func(n candidate) bool { return sameKey(n.signer.PublicKey(), signer.PublicKey()) }) {
+			all = append(all, candidate{signer, "from the agent"})
 		}
 	}
 	return all

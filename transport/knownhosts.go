@@ -171,19 +171,15 @@ type hostKeyCheck struct {
 	warn   func(string)
 
 	accepted ssh.PublicKey // the key that was let through
-	unproved bool          // although another one is known
-	err      error         // why none was
+	verified bool          // it is known, the person confirmed it, or it was remembered as accept-new says
+	err      error         // why none was let through
 }
 
 // algorithms returns the order in which to ask for host keys: those that the known
 // entries can prove first, so that a host with several keys is not taken for another.
 func (h *hostKeyCheck) algorithms() []string {
-	all := h.config.hostKeyAlgorithms
-	if all == nil {
-		all = ssh.SupportedAlgorithms().HostKeys
-	}
 	var first, rest []string
-	for _, name := range all {
+	for _, name := range h.config.hostKeyAlgorithms {
 		if h.provable(name) {
 			first = append(first, name)
 		} else {
@@ -231,6 +227,9 @@ func (h *hostKeyCheck) check(ctx context.Context, key ssh.PublicKey) error {
 }
 
 func (h *hostKeyCheck) decide(ctx context.Context, key ssh.PublicKey) error {
+	if err := h.config.checkRSASize(key); err != nil {
+		return h.problem(HostKeyInvalid, key, nil, err)
+	}
 	if cert, ok := key.(*ssh.Certificate); ok {
 		if h.authority(cert.SignatureKey) {
 			return h.checkCertificate(cert)
@@ -247,6 +246,7 @@ func (h *hostKeyCheck) decide(ctx context.Context, key ssh.PublicKey) error {
 		}
 	}
 	if slices.ContainsFunc(h.known, func(k knownKey) bool { return k.plain() && sameKey(k.key, key) }) {
+		h.verified = true
 		return nil
 	}
 	if other != nil {
@@ -269,8 +269,14 @@ func (h *hostKeyCheck) checkCertificate(cert *ssh.Certificate) error {
 			return h.problem(HostKeyRevoked, cert, &entry, nil)
 		}
 	}
+	if err := h.config.checkRSASize(cert.SignatureKey); err != nil {
+		return h.problem(HostKeyInvalid, cert, nil, fmt.Errorf("its certificate is signed with %w", err))
+	}
 	if cert.CertType != ssh.HostCert {
 		return h.problem(HostKeyInvalid, cert, nil, errors.New("its certificate is not one for hosts"))
+	}
+	if format := cert.Signature.Format; !slices.Contains(h.config.caSignatures, format) {
+		return h.problem(HostKeyInvalid, cert, nil, fmt.Errorf("its certificate is signed with %s, which CASignatureAlgorithms does not allow", format))
 	}
 	principal := h.config.hostName
 	if h.config.hostKeyAlias != "" {
@@ -279,6 +285,7 @@ func (h *hostKeyCheck) checkCertificate(cert *ssh.Certificate) error {
 	if err := new(ssh.CertChecker).CheckCert(principal, cert); err != nil {
 		return h.problem(HostKeyInvalid, cert, nil, err)
 	}
+	h.verified = true
 	return nil
 }
 
@@ -299,16 +306,18 @@ func (h *hostKeyCheck) changed(key ssh.PublicKey, other *knownKey) error {
 	if h.config.strictHostKeys != "no" {
 		return err
 	}
-	// As in OpenSSH: the connection is allowed, but no secret goes over it.
-	h.unproved = true
-	h.warn(fmt.Sprintf("%v; connecting all the same, for StrictHostKeyChecking is no, without passwords", err))
+	// As in OpenSSH the connection is allowed, but no secret goes over it.
+	h.warn(fmt.Sprintf("%v; connecting without passwords, as StrictHostKeyChecking is no", err))
 	return nil
 }
 
 // unknown decides about a key of a host that nothing is known of.
 func (h *hostKeyCheck) unknown(ctx context.Context, key ssh.PublicKey) error {
+	verified := false
 	switch h.config.strictHostKeys {
-	case "no", "accept-new":
+	case "no":
+	case "accept-new":
+		verified = !unchecked(h.config.strictHostKeys, h.config.userKnownHosts)
 	case "ask":
 		if h.ask == nil {
 			return h.problem(HostKeyUnknown, key, nil, nil)
@@ -321,13 +330,29 @@ func (h *hostKeyCheck) unknown(ctx context.Context, key ssh.PublicKey) error {
 		if !yes {
 			return h.problem(HostKeyUnknown, key, nil, nil)
 		}
+		verified = true
 	default:
 		return h.problem(HostKeyUnknown, key, nil, nil)
 	}
 	if err := h.remember(key); err != nil {
 		h.warn(fmt.Sprintf("the key of %s could not be saved: %v", h.config.knownHostsName(), err))
+		verified = verified && h.config.strictHostKeys == "ask"
 	}
+	h.verified = verified
 	return nil
+}
+
+// unchecked reports whether these settings let any host in whose key is not known:
+// always with StrictHostKeyChecking no, and with accept-new where nothing remembers the
+// first key, so that every key is a first one.
+func unchecked(strict string, userKnownHosts []string) bool {
+	switch strict {
+	case "no":
+		return true
+	case "accept-new":
+		return len(userKnownHosts) == 0 || userKnownHosts[0] == os.DevNull
+	}
+	return false
 }
 
 // remember adds the key to the first of the user's known_hosts files.

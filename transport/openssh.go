@@ -1,7 +1,7 @@
 package transport
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,11 +27,11 @@ type sshProgram struct {
 	program string
 	argv    []string // of a session, without program, host and command
 	host    string
-	address string
-	user    string
+	login   Login
 	reason  string
-	dir     string   // for the control socket
-	master  *Session // nil: the user's own is used
+	dir     string        // for the control socket
+	master  *Session      // nil: the user's own is used
+	output  chan struct{} // closed when what the master prints is read to its end
 	o       Options
 	stop    func() bool // of the context's watch
 
@@ -54,8 +54,7 @@ func (d *dialer) dialOpenSSH(ctx context.Context, q query, reason string) (Conn,
 	p := &sshProgram{
 		program: d.resolver.program,
 		host:    q.dest.Host,
-		address: net.JoinHostPort(strings.Trim(s.first("hostname"), "[]"), s.first("port")),
-		user:    s.first("user"),
+		login:   Login{Address: net.JoinHostPort(strings.Trim(s.first("hostname"), "[]"), s.first("port")), User: s.first("user")},
 		reason:  reason,
 		o:       d.Options,
 	}
@@ -64,10 +63,13 @@ func (d *dialer) dialOpenSSH(ctx context.Context, q query, reason string) (Conn,
 	}
 	common, err := p.options(q, s, defaults)
 	if err == nil && d.resolver.liveMaster(ctx, q, s) {
-		p.argv = append(common, "-oControlMaster=no")
+		p.argv = append([]string{"-oControlMaster=no"}, common...)
+		if p.login.Verified = !p.lax(s); !p.login.Verified {
+			p.argv = append(p.argv, nothingForwarded...)
+		}
 	} else if err == nil {
 		p.argv = p.sessionOptions(s)
-		err = p.startMaster(ctx, common)
+		err = p.logIn(ctx, s, common)
 	}
 	if err != nil {
 		os.RemoveAll(p.dir)
@@ -90,24 +92,25 @@ func (p *sshProgram) makeDir() (err error) {
 
 func (p *sshProgram) socket() string { return filepath.Join(p.dir, "ssh") }
 
-// options are those of an ssh that logs in to the host.
+// options are those of an ssh that logs in to the host. Ours come before the user's:
+// in ssh the first value of a setting counts.
 func (p *sshProgram) options(q query, s, defaults settings) ([]string, error) {
-	argv := []string{"-x", "-a", "-T"}
+	argv := append([]string{"-x", "-a", "-T"}, plainSession(s)...)
 	if p.o.HostKey != "" {
-		// Before what the user says: in ssh the first value counts.
 		pinned, err := p.pin(s)
 		if err != nil {
 			return nil, err
 		}
 		argv = append(argv, pinned...)
 	}
-	argv = append(argv, q.argv()...)
 	argv = append(argv, "-oRemoteCommand=none", "-oClearAllForwardings=yes")
 	if p.o.Prompter == nil {
 		argv = append(argv, "-oBatchMode=yes")
 	}
+	argv = append(argv, q.argv()...)
 	if ciphers := s.first("ciphers"); ciphers != "" && ciphers == defaults.first("ciphers") && hasAES() {
-		argv = append(argv, "-oCiphers="+gcmFirst(ciphers))
+		gcm := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
+		argv = append(argv, "-oCiphers="+strings.Join(inFront(strings.Split(ciphers, ","), gcm), ","))
 	}
 	return argv, nil
 }
@@ -123,7 +126,90 @@ func (p *sshProgram) pin(s settings) ([]string, error) {
 	if err := os.WriteFile(file, []byte(knownHostsNameOf(s)+" "+string(line)+"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	return []string{"-oUserKnownHostsFile=" + strconv.Quote(file), "-oGlobalKnownHostsFile=none", "-oStrictHostKeyChecking=yes"}, nil
+	argv := []string{"-oUserKnownHostsFile=" + strconv.Quote(file), "-oGlobalKnownHostsFile=none", "-oVerifyHostKeyDNS=no"}
+	if !s.off("knownhostscommand") {
+		argv = append(argv, "-oKnownHostsCommand=none")
+	}
+	return append(argv, checkedWords...), nil
+}
+
+// checkedWords have ssh refuse a host whose key is not known.
+var checkedWords = []string{"-oStrictHostKeyChecking=yes", "-oNoHostAuthenticationForLocalhost=no"}
+
+// nothingForwarded takes back what options of the user would give to the host: his
+// agent, his display, his Kerberos ticket.
+var nothingForwarded = []string{"-a", "-x", "-k"}
+
+// plainSession undoes settings that would have ssh do something else, or do it in the
+// background.
+func plainSession(s settings) []string {
+	var words []string
+	for _, w := range []struct{ name, value string }{{"SessionType", "default"}, {"StdinNull", "no"}, {"ForkAfterAuthentication", "no"}} {
+		if value := s.first(strings.ToLower(w.name)); value != "" && value != w.value { // an old ssh does not know it
+			words = append(words, "-o"+w.name+"="+w.value)
+		}
+	}
+	return words
+}
+
+// lax reports whether ssh lets hosts in whose keys it has not verified.
+func (p *sshProgram) lax(s settings) bool {
+	if p.o.HostKey != "" {
+		return false
+	}
+	strict := strictness(s.first("stricthostkeychecking"))
+	return unchecked(strict, words(s.first("userknownhostsfile"))) || !s.off("nohostauthenticationforlocalhost")
+}
+
+// logIn starts the master. Where the configuration lets unverified hosts in, only a
+// first attempt that does not can tell that the host is verified. The second one gives
+// no secret away.
+func (p *sshProgram) logIn(ctx context.Context, s settings, options []string) error {
+	p.login.Verified = true
+	if !p.lax(s) {
+		return p.startMaster(ctx, options, p.o.Stderr)
+	}
+	var said heldLines
+	err := p.startMaster(ctx, slices.Concat(checkedWords, options), said.add)
+	_, badKey := errors.AsType[*HostKeyError](err)
+	_, unexplained := errors.AsType[*ExitError](err)
+	if !badKey && !unexplained {
+		said.release(p.o.Stderr)
+		return err
+	}
+	p.login.Verified = false
+	words := []string{"-oPasswordAuthentication=no", "-oKbdInteractiveAuthentication=no"}
+	return p.startMaster(ctx, slices.Concat(words, options, nothingForwarded), p.o.Stderr)
+}
+
+// heldLines keeps lines until it is known whether anybody shall see them.
+type heldLines struct {
+	mu    sync.Mutex
+	lines []string
+	to    func(string) // nil: not known yet
+}
+
+func (h *heldLines) add(line string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.to == nil {
+		h.lines = append(h.lines, line)
+		return
+	}
+	h.to(line)
+}
+
+// release hands the lines on. A nil function discards them.
+func (h *heldLines) release(to func(string)) {
+	if to == nil {
+		to = func(string) {}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, line := range h.lines {
+		to(line)
+	}
+	h.lines, h.to = nil, to
 }
 
 // knownHostsNameOf is what ssh looks up in known_hosts.
@@ -136,23 +222,6 @@ func knownHostsNameOf(s settings) string {
 		port = defaultPort
 	}
 	return knownHostsName(strings.Trim(s.first("hostname"), "[]"), port)
-}
-
-// gcmFirst moves the ciphers that the processor helps with to the front.
-func gcmFirst(list string) string {
-	var order []string
-	all := strings.Split(list, ",")
-	for _, name := range []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM} {
-		if slices.Contains(all, name) {
-			order = append(order, name)
-		}
-	}
-	for _, name := range all {
-		if !slices.Contains(order, name) {
-			order = append(order, name)
-		}
-	}
-	return strings.Join(order, ",")
 }
 
 // sessionOptions are those of an ssh that uses our master, and only that: should the
@@ -171,34 +240,62 @@ func (p *sshProgram) sessionOptions(s settings) []string {
 
 // startMaster starts an ssh that logs in and waits, and returns when it is logged in.
 // As ssh asks for passwords at the terminal by itself, it stays in our process group
-// where somebody is there.
-func (p *sshProgram) startMaster(ctx context.Context, options []string) error {
-	argv := append([]string{p.program}, options...)
-	argv = append(argv, "-M", "-N", "-S", p.socket(), "-oControlPersist=no",
-		"-oPermitLocalCommand=yes", "-oLocalCommand=echo started", "--", p.host)
+// where somebody is there. The first of all options wins, but the last -S.
+func (p *sshProgram) startMaster(ctx context.Context, options []string, stderr func(string)) error {
+	argv := slices.Concat([]string{p.program, "-N", "-oControlMaster=yes", "-oControlPersist=no"},
+		options, []string{"-S", p.socket(), "--", p.host})
 	child, err := startLocal(localSpec{
 		argv:     argv,
 		name:     "ssh " + p.host,
 		ownGroup: p.o.Prompter == nil,
-		stderr:   p.o.Stderr,
+		stderr:   stderr,
 		log:      p.o.Logger,
 		explain:  p.explain,
 	})
 	if err != nil {
 		return err
 	}
-	p.master = newSession(ctx, child)
-	if _, err := bufio.NewReader(p.master).ReadString('\n'); err != nil {
-		p.master.abort(err)
-		p.master.Close()
-		if p.master.exit != nil && ctx.Err() == nil {
-			return p.master.exit
+	p.master, p.output = newSession(ctx, child), make(chan struct{})
+	go func() { // the user's LocalCommand may print something
+		defer close(p.output)
+		(&stderrLog{line: stderr, log: p.o.Logger}).collect(p.master)
+	}()
+	if err := p.awaitMaster(); err != nil {
+		p.closeMaster()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		return err
 	}
 	p.authenticated = time.Now()
-	p.o.Logger.Debug("authenticated", "host", p.address, "user", p.user, "client", ProgramOpenSSH)
+	p.o.Logger.Debug("authenticated", "host", p.login.Address, "user", p.login.User, "client", ProgramOpenSSH)
 	return nil
+}
+
+// masterPoll is how often the master's socket is looked for.
+const masterPoll = 2 * time.Millisecond
+
+// awaitMaster waits until the master listens, which it does as soon as it is logged in
+// and before it runs a LocalCommand.
+func (p *sshProgram) awaitMaster() error {
+	ticker := time.NewTicker(masterPoll)
+	defer ticker.Stop()
+	for {
+		if _, err := os.Stat(p.socket()); err == nil {
+			return nil
+		}
+		select {
+		case <-p.master.ended:
+			return cmp.Or(p.master.exit, errors.New("ssh ended before it was logged in"))
+		case <-ticker.C:
+		}
+	}
+}
+
+func (p *sshProgram) closeMaster() {
+	p.master.abort(net.ErrClosed)
+	p.master.Close()
+	<-p.output
 }
 
 // Start implements Conn.
@@ -213,11 +310,11 @@ func (p *sshProgram) Subsystem(ctx context.Context, name string) (*Session, erro
 
 // session starts an ssh for one session.
 func (p *sshProgram) session(ctx context.Context, command string, options ...string) (*Session, error) {
-	argv := slices.Concat([]string{p.program}, p.argv, options, []string{"--", p.host, command})
+	argv := slices.Concat([]string{p.program}, options, p.argv, []string{"--", p.host, command})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, &LostError{Address: p.address, Err: net.ErrClosed}
+		return nil, &LostError{Address: p.login.Address, Err: net.ErrClosed}
 	}
 	child, err := startLocal(localSpec{
 		argv:     argv,
@@ -231,6 +328,7 @@ func (p *sshProgram) session(ctx context.Context, command string, options ...str
 		return nil, err
 	}
 	s := newSession(ctx, child)
+	s.login = p.login
 	p.sessions = append(slices.DeleteFunc(p.sessions, (*Session).over), s)
 	return s, nil
 }
@@ -249,7 +347,7 @@ func (s *Session) over() bool {
 func (p *sshProgram) Describe() string { return "openssh, because " + p.reason }
 
 // Login implements Conn.
-func (p *sshProgram) Login() Login { return Login{Address: p.address, User: p.user} }
+func (p *sshProgram) Login() Login { return p.login }
 
 // RTT implements Conn.
 func (p *sshProgram) RTT() time.Duration { return 0 }
@@ -274,8 +372,7 @@ func (p *sshProgram) Close() error {
 	}
 	ending.Wait()
 	if p.master != nil {
-		p.master.abort(net.ErrClosed)
-		p.master.Close()
+		p.closeMaster()
 	}
 	return os.RemoveAll(p.dir)
 }
@@ -287,14 +384,14 @@ func (p *sshProgram) explainSession(exit *ExitError) error {
 		return exit
 	}
 	if strings.Contains(exit.Stderr, "Session open refused by peer") {
-		return fmt.Errorf("%w by %s: %s", ErrSessionRefused, p.address, lastLine(exit.Stderr))
+		return fmt.Errorf("%w by %s: %s", ErrSessionRefused, p.login.Address, lastLine(exit.Stderr))
 	}
 	if p.master != nil && p.master.endsWithin(deathNews) {
 		err := p.master.exit
 		if err == nil {
 			err = exit
 		}
-		return &LostError{Address: p.address, Err: err}
+		return &LostError{Address: p.login.Address, Err: err}
 	}
 	return p.explain(exit)
 }
@@ -310,23 +407,27 @@ func (p *sshProgram) explain(exit *ExitError) error {
 	text := exit.Stderr
 	last := errors.New(lastLine(text))
 	switch {
+	case strings.Contains(text, "Permission denied ("), strings.Contains(text, "Too many authentication failures"):
+		e := &AuthError{User: p.login.User, Address: p.login.Address, Tried: []string{"all that ssh is configured for"}, Offered: between(text, "Permission denied (", ")"), Err: last}
+		if !p.login.Verified {
+			e.Notes = []string{(&UnverifiedHostError{Host: p.login.Address}).Error()}
+		}
+		return e
 	case strings.Contains(text, "HOST IDENTIFICATION HAS CHANGED"):
 		return p.hostKeyError(HostKeyChanged, text, last)
 	case strings.Contains(text, "marked as revoked"), strings.Contains(text, "REVOKED HOST KEY"):
 		return p.hostKeyError(HostKeyRevoked, text, last)
 	case strings.Contains(text, "Host key verification failed"):
 		return p.hostKeyError(HostKeyUnknown, text, last)
-	case strings.Contains(text, "Permission denied ("), strings.Contains(text, "Too many authentication failures"):
-		return &AuthError{User: p.user, Address: p.address, Tried: []string{"all that ssh is configured for"}, Offered: between(text, "Permission denied (", ")"), Err: last}
 	}
 	if p.authenticated.IsZero() {
 		for _, sign := range connectFailures {
 			if strings.Contains(text, sign) {
-				return &ConnectError{Address: p.address, Err: last}
+				return &ConnectError{Address: p.login.Address, Err: last}
 			}
 		}
 	} else if strings.Contains(text, "closed by remote host") || strings.Contains(text, "not responding") || strings.Contains(text, "Connection reset") {
-		return &LostError{Address: p.address, Err: last}
+		return &LostError{Address: p.login.Address, Err: last}
 	}
 	return exit
 }
@@ -340,8 +441,8 @@ var connectFailures = []string{
 
 // hostKeyError takes from ssh's text what it tells about the key.
 func (p *sshProgram) hostKeyError(problem HostKeyProblem, text string, last error) error {
-	e := &HostKeyError{Problem: problem, Host: p.address, Err: last}
-	if host, port, err := net.SplitHostPort(p.address); err == nil {
+	e := &HostKeyError{Problem: problem, Host: p.login.Address, Err: last}
+	if host, port, err := net.SplitHostPort(p.login.Address); err == nil {
 		if n, err := parsePort(port); err == nil {
 			e.Host = knownHostsName(host, n)
 		}

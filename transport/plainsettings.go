@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,20 +23,15 @@ const systemConfig = "/etc/ssh/ssh_config"
 // includeDepth is how deep files may include each other, as in OpenSSH.
 const includeDepth = 16
 
-// plainKeys are the settings that are looked for where there is no ssh program to
-// say what holds: those that the built-in client honours, and those that it must
-// not pass over.
-var plainKeys = []string{
-	"AddressFamily", "BatchMode", "BindAddress", "BindInterface", "CertificateFile", "Ciphers",
-	"Compression", "ConnectTimeout", "GlobalKnownHostsFile", "GSSAPIAuthentication",
-	"HashKnownHosts", "HostbasedAuthentication", "HostKeyAlgorithms", "HostKeyAlias", "HostName",
-	"IdentitiesOnly", "IdentityAgent", "IdentityFile", "KbdInteractiveAuthentication",
-	"ChallengeResponseAuthentication", "KexAlgorithms", "KnownHostsCommand", "MACs",
-	"NoHostAuthenticationForLocalhost", "NumberOfPasswordPrompts", "PasswordAuthentication",
-	"PKCS11Provider", "Port", "PreferredAuthentications", "ProxyCommand", "ProxyJump",
-	"ProxyUseFdpass", "PubkeyAuthentication", "RevokedHostKeys", "SendEnv", "ServerAliveCountMax",
-	"ServerAliveInterval", "SetEnv", "StrictHostKeyChecking", "User", "UserKnownHostsFile",
-	"VerifyHostKeyDNS",
+// otherNames are further names of settings, in lower case.
+var otherNames = map[string]string{
+	"challengeresponseauthentication": "kbdinteractiveauthentication",
+	"hostbasedkeytypes":               "hostbasedacceptedalgorithms",
+	"keepalive":                       "tcpkeepalive",
+	"pubkeyacceptedkeytypes":          "pubkeyacceptedalgorithms",
+	"skeyauthentication":              "kbdinteractiveauthentication",
+	"smartcarddevice":                 "pkcs11provider",
+	"tisauthentication":               "kbdinteractiveauthentication",
 }
 
 // repeatedKeys may stand several times; of all others the first one counts.
@@ -73,8 +70,8 @@ func plainSettings(q query) (settings, error) {
 
 // merge adds values that were found after those already there.
 func (s settings) merge(key string, values []string) {
-	if key == "challengeresponseauthentication" {
-		key = "kbdinteractiveauthentication"
+	if name, ok := otherNames[key]; ok {
+		key = name
 	}
 	switch {
 	case key == "setenv": // several on a line, where ssh -G prints one
@@ -100,25 +97,27 @@ func (s settings) addFile(file, host string, required bool) error {
 	if err != nil {
 		return fmt.Errorf("ssh configuration: %w", err)
 	}
-	if err := checkPlain(file, data, 0); err != nil {
+	keys := map[string]bool{}
+	if err := checkPlain(file, data, 0, keys); err != nil {
 		return err
 	}
 	config, err := ssh_config.DecodeBytes(data)
 	if err != nil {
 		return fmt.Errorf("ssh configuration %s: %w", file, err)
 	}
-	for _, key := range plainKeys {
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		values, err := config.GetAll(host, key)
 		if err != nil {
 			return fmt.Errorf("ssh configuration %s: %w", file, err)
 		}
-		s.merge(strings.ToLower(key), values)
+		s.merge(key, values)
 	}
 	return nil
 }
 
-// checkPlain refuses what the parser is known to misread.
-func checkPlain(file string, data []byte, depth int) error {
+// checkPlain refuses what the parser is known to misread, and adds the names of all
+// settings, for whatever hosts, to keys.
+func checkPlain(file string, data []byte, depth int, keys map[string]bool) error {
 	if depth > includeDepth {
 		return fmt.Errorf("ssh configuration %s: too many levels of Include", file)
 	}
@@ -126,13 +125,18 @@ func checkPlain(file string, data []byte, depth int) error {
 	for number := 1; lines.Scan(); number++ {
 		key, value := splitSetting(lines.Text())
 		switch key {
+		case "", "host":
+		default:
+			if key[0] != '#' {
+				keys[key] = true
+			}
 		case "match", "canonicalizehostname":
 			if value == "no" {
 				continue
 			}
 			return fmt.Errorf("ssh configuration %s line %d: %s is understood only by OpenSSH's ssh, which is not installed", file, number, strings.Fields(lines.Text())[0])
 		case "include":
-			if err := checkIncluded(file, value, depth); err != nil {
+			if err := checkIncluded(file, value, depth, keys); err != nil {
 				return err
 			}
 		}
@@ -140,7 +144,7 @@ func checkPlain(file string, data []byte, depth int) error {
 	return lines.Err()
 }
 
-func checkIncluded(file, value string, depth int) error {
+func checkIncluded(file, value string, depth int, keys map[string]bool) error {
 	for _, pattern := range strings.Fields(value) {
 		pattern = expandHome(strings.Trim(pattern, `"`))
 		if !filepath.IsAbs(pattern) {
@@ -158,7 +162,7 @@ func checkIncluded(file, value string, depth int) error {
 			if err != nil {
 				return fmt.Errorf("ssh configuration: %w", err)
 			}
-			if err := checkPlain(name, data, depth+1); err != nil {
+			if err := checkPlain(name, data, depth+1, keys); err != nil {
 				return err
 			}
 		}

@@ -41,6 +41,7 @@ type process interface {
 // does that, a signal was sent, takes the connection and its other sessions along.
 type Session struct {
 	p       process
+	login   Login         // of its connection; zero for a command of this machine
 	ended   chan struct{} // closed when exit is known
 	exit    error         // how the command ended
 	cause   atomic.Pointer[error]

@@ -8,31 +8,6 @@ import (
 	"strings"
 )
 
-// onlyOpenSSH lists the settings that the built-in client cannot honour when they
-// are switched on. GSSAPIAuthentication and ControlPath are not among them: what
-// they are worth depends on a ticket, and on a master that runs.
-var onlyOpenSSH = []string{
-	"BindInterface",
-	"Compression",
-	"HostbasedAuthentication",
-	"KnownHostsCommand",
-	"NoHostAuthenticationForLocalhost",
-	"PKCS11Provider",
-	"ProxyUseFdpass",
-	"RevokedHostKeys",
-	"VerifyHostKeyDNS",
-}
-
-// unsupported names the first setting in s that the built-in client cannot honour.
-func unsupported(s settings) string {
-	for _, name := range onlyOpenSSH {
-		if key := strings.ToLower(name); !s.off(key) {
-			return fmt.Sprintf("%s is %s", name, s.first(key))
-		}
-	}
-	return ""
-}
-
 // ticket reports whether there is a Kerberos ticket. Distributions switch
 // GSSAPIAuthentication on for everybody; without a ticket it does nothing.
 func ticket(ctx context.Context) bool {
@@ -75,8 +50,10 @@ func (r *resolver) reasonForOpenSSH(ctx context.Context, q query, s settings) st
 			return fmt.Sprintf("the ssh option -%c is given", f.letter)
 		}
 	}
-	if s.yes("gssapiauthentication") && ticket(ctx) {
-		return "GSSAPIAuthentication is on and there is a Kerberos ticket"
+	for _, name := range []string{"GSSAPIAuthentication", "GSSAPIKeyExchange"} {
+		if s.yes(strings.ToLower(name)) && ticket(ctx) {
+			return name + " is on and there is a Kerberos ticket"
+		}
 	}
 	if r.liveMaster(ctx, q, s) {
 		return "a master connection is running (ControlPath " + s.first("controlpath") + ")"

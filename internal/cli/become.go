@@ -13,8 +13,8 @@ import (
 
 // A become makes another user of the one who is logged in there.
 type become struct {
-	command  string // the words before a program; empty: nothing
-	password string // of sudo, which reads it in front of everything else
+	command  string           // the words before a program; empty: nothing
+	password transport.Secret // of sudo, which reads it in front of everything else
 }
 
 const (
@@ -80,6 +80,9 @@ func (r *copyRun) askSudoPassword(ctx context.Context, far *farEnd, refused stri
 	if ask == nil {
 		return fmt.Errorf("%s; nobody is at a terminal to be asked for a password. Allow this user there to start, without one, copy-closure serve --write --trust-client or nix-store --serve --write (NOPASSWD in sudoers), or log in as root", refused)
 	}
+	if login := far.conn.Login(); !login.Verified {
+		return &transport.UnverifiedHostError{Host: login.Address}
+	}
 	password, err := ask.Password(ctx, "Password for sudo on "+r.host.name+": ")
 	if err != nil {
 		return err
@@ -87,7 +90,7 @@ func (r *copyRun) askSudoPassword(ctx context.Context, far *farEnd, refused stri
 	if password == "" || strings.ContainsAny(password, "\n\x00") {
 		return errors.New("no password for sudo")
 	}
-	far.become = become{sudoPasswordCommand, password}
+	far.become = become{sudoPasswordCommand, transport.NewSecret(password)}
 	far.execs += 2
 	session, err := far.start(ctx, "cat")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"slices"
 	"sync"
@@ -210,7 +211,7 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 	q := r.caches
 	_, itself := e.target.(closure.SubstitutingTarget)
 	if target, ok := e.target.(daemonTarget); ok && len(q.further)+len(q.keys) > 0 {
-		return nil, r.nameCaches(ctx, target.daemon, q)
+		return nil, r.nameCaches(ctx, target.daemon, q, !r.pull && !e.far.conn.Login().Verified)
 	}
 	switch {
 	case !r.pull && (len(q.further) == 0 || r.host.worker || r.prefer == closure.PreferPush):
@@ -235,17 +236,34 @@ func (r *copyRun) cachesFor(ctx context.Context, e ends) (*cacheSource, error) {
 }
 
 // nameCaches tells a daemon which further caches to take from, as far as it lets this
-// user say that.
-func (r *copyRun) nameCaches(ctx context.Context, daemon *remote.Daemon, q cacheRequest) error {
+// user say that. A daemon on a host that is not verified learns of none with a password.
+func (r *copyRun) nameCaches(ctx context.Context, daemon *remote.Daemon, q cacheRequest, unverified bool) error {
 	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return err
 	}
-	refused, err := daemon.UseCaches(ctx, remote.Caches{Further: q.further, Keys: q.keys, Own: conf.Substituters()})
+	further, own := q.further, conf.Substituters()
+	if unverified {
+		further, own = r.withoutPasswords(further), r.withoutPasswords(own)
+	}
+	refused, err := daemon.UseCaches(ctx, remote.Caches{Further: further, Keys: q.keys, Own: own})
 	for _, text := range refused {
 		r.log.Warn("the Nix daemon "+r.daemonPlace()+" does not take --substituter or --trusted-public-key from this user; have them in trusted-substituters and trusted-public-keys there, or the user in trusted-users", "it says", text)
 	}
 	return err
+}
+
+// withoutPasswords leaves out the caches whose addresses hold a password.
+func (r *copyRun) withoutPasswords(addresses []string) []string {
+	var open []string
+	for _, address := range addresses {
+		if u, err := url.Parse(address); err == nil && u.User == nil {
+			open = append(open, address)
+			continue
+		}
+		r.log.Warn("the far end is not told of a cache whose address may hold a password: its host key was not verified")
+	}
+	return open
 }
 
 // A farSubstituter is a session of its own in which the far end substitutes, opened when

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,10 @@ func ask[T any](r *checkRun, question func() (T, error)) func() (T, error) {
 
 func (r *checkRun) tellLogin(login transport.Login, client string) {
 	r.find("host", "%s, reached at %s by %s", r.host.name, login.Address, client)
-	if login.HostKey != "" {
+	switch {
+	case !login.Verified:
+		r.find("host key", "not verified: %s", cmp.Or(login.HostKey, "ssh let it through"))
+	case login.HostKey != "":
 		r.find("host key", "%s, known", login.HostKey)
 	}
 	how := ""

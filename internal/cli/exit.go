@@ -35,6 +35,7 @@ func exitCode(err error) int {
 	var connect *transport.ConnectError
 	var auth *transport.AuthError
 	var hostKey *transport.HostKeyError
+	var unverified *transport.UnverifiedHostError
 	var delegated *delegatedError
 	var cache *substitute.UnusableError
 	var output *outputError
@@ -47,7 +48,7 @@ func exitCode(err error) int {
 		return exitInterrupted
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &connect), errors.As(err, &auth), errors.As(err, &hostKey), errors.As(err, &cache):
+	case errors.As(err, &connect), errors.As(err, &auth), errors.As(err, &hostKey), errors.As(err, &unverified), errors.As(err, &cache):
 		return exitUnreachable
 	case errors.Is(err, nix.ErrNotTrusted):
 		return exitUntrusted

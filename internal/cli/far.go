@@ -147,10 +147,10 @@ func (h farHost) start(ctx context.Context, command string) (*transport.Session,
 
 func (h farHost) asUser(ctx context.Context, start func(context.Context, string) (*transport.Session, error), command string) (*transport.Session, error) {
 	session, err := start(ctx, h.wrap(command))
-	if err != nil || h.password == "" {
+	if err != nil || h.password.IsZero() {
 		return session, err
 	}
-	if _, err := io.WriteString(session, h.password+"\n"); err != nil {
+	if err := session.WriteSecret(h.password); err != nil {
 		return nil, errors.Join(err, session.Close())
 	}
 	return session, nil
