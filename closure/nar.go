@@ -3,6 +3,7 @@ package closure
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -42,7 +43,11 @@ func (n *checkedNAR) WriteTo(w io.Writer) (int64, error) {
 	if !n.unhashed {
 		out.hash = sha256.New()
 	}
-	if _, err := n.nar.WriteTo(out); err != nil {
+	_, err := n.nar.WriteTo(out)
+	if out.size > n.info.NARSize {
+		err = nil // it is our own, of a NAR that is too long
+	}
+	if err != nil {
 		return out.size, err
 	}
 	if err := n.info.CheckNAR(out.sum(), out.size); err != nil {
@@ -90,8 +95,14 @@ func (w *narWriter) Write(p []byte) (int, error) {
 		w.hash.Write(p)
 	}
 	w.size += int64(len(p))
+	if w.size > w.info.NARSize {
+		return 0, errTooLong
+	}
 	return w.w.Write(p)
 }
+
+// errTooLong ends the reading of a NAR that has more bytes than its path info says.
+var errTooLong = errors.New("NAR is too long")
 
 // sum returns the hash, or the one that is promised where nothing was hashed.
 func (w *narWriter) sum() nix.Hash {

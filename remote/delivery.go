@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -64,6 +65,7 @@ func (l *Lane) Next(ctx context.Context) (*Delivery, error) {
 type Delivery struct {
 	c      *conn
 	stream io.LimitedReader
+	tail   []byte        // the last bytes that were read
 	ready  chan struct{} // closed when stream is lent to the taker
 	back   chan struct{} // closed when the taker gives it back
 	given  bool          // back is closed
@@ -94,9 +96,21 @@ func (d *Delivery) lend(r *wire.Reader) error {
 	return nil
 }
 
+// narEnd is the last token of every NAR.
+const narEnd = "\x01\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00\x00"
+
+// errWrongEnd says that a NAR has another length than its path info says. Nix sends it
+// as it is, and what follows it in the stream cannot be understood.
+var errWrongEnd = fmt.Errorf("%w: the NAR does not end where its path info says", nix.ErrDamaged)
+
 // Read reads the NAR. An error says how the far end failed.
 func (d *Delivery) Read(p []byte) (int, error) {
 	n, err := d.stream.Read(p)
+	d.tail = append(d.tail, p[max(0, n-len(narEnd)):n]...)
+	d.tail = d.tail[max(0, len(d.tail)-len(narEnd)):]
+	if n > 0 && d.stream.N == 0 && string(d.tail) != narEnd {
+		n, err = n-1, errWrongEnd // who has read all asks no more
+	}
 	if err == nil || errors.Is(err, io.EOF) && d.stream.N == 0 {
 		return n, err
 	}

@@ -57,6 +57,8 @@ var farReasons = []struct {
 	{"hash mismatch importing path", nix.ErrDamaged},
 	{"size mismatch importing path", nix.ErrDamaged},
 	{"nar hash is ", nix.ErrDamaged},
+	{"nar has ", nix.ErrDamaged},
+	{"content is damaged", nix.ErrDamaged},
 	{"bad archive: ", nix.ErrDamaged},
 	{"is not valid", nix.ErrNotValid},
 }

@@ -37,6 +37,7 @@ func exitCode(err error) int {
 	var hostKey *transport.HostKeyError
 	var unverified *transport.UnverifiedHostError
 	var delegated *delegatedError
+	var lost *transport.LostError
 	var cache *substitute.UnusableError
 	var output *outputError
 	switch {
@@ -60,6 +61,8 @@ func exitCode(err error) int {
 		return exitNoSpace
 	case errors.Is(err, nix.ErrDamaged):
 		return exitDamaged
+	case !errors.As(err, &lost) && substitute.IsUnreachable(err): // a lost SSH connection was reached
+		return exitUnreachable
 	}
 	return exitFailed
 }
