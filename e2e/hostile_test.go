@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -261,6 +262,7 @@ func TestHostile(t *testing.T) {
 		"many questions":  hostileHolds,
 		"writer's roots":  hostileWriterHolds,
 		"caches":          hostileForecast,
+		"bomb":            hostileBomb,
 	} {
 		t.Run(name, func(t *testing.T) { client(t, product) })
 	}
@@ -392,4 +394,49 @@ func hostileForecast(t *testing.T, product string) {
 		v.answer()
 		v.report(test.client, "requests to caches", requests.Load(), test.budget, "")
 	}
+}
+
+// hostileBomb has a writer whom nobody trusts send a large path as a few bytes, and go away
+// before its end.
+func hostileBomb(t *testing.T, product string) {
+	const size = 256 << 20
+	v := attack(t, product, "", "--write")
+	before := v.size("store")
+	a := v.peer()
+	hash := nix.SHA256Hash(sha256.Sum256([]byte("anything")))
+	ca := nix.ContentAddress{Method: nix.Recursive, Hash: hash}
+	path, err := nix.DefaultStoreDir.ContentAddressedPath("big", ca, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := append(peerPath(path), hash.Bytes()...)
+	info = append(binary.AppendUvarint(info, 2*size), 0, 0, 0, 0)
+	info = peerText(info, ca.String())
+	a.send(peerMessage(1, append(append([]byte{0, 1}, info...), 0)))
+	var head bytes.Buffer
+	w := wire.NewWriter(&head)
+	for _, token := range []string{"nix-archive-1", "(", "type", "regular", "contents"} {
+		w.String(token)
+	}
+	w.Uint64(2*size - 4096)
+	w.Flush()
+	a.send(peerMessage(3, append([]byte{0}, head.Bytes()...)))
+	zeros := peerMessage(3, make([]byte, 256<<10))
+	for range size / len(zeros) {
+		if err := a.sendPacked(zeros); err != nil {
+			t.Fatalf("%v: %s", err, v.errors.String())
+		}
+	}
+	done := make(chan error)
+	close(done)
+	v.awaitQuiet(done)
+	if grown := v.size("store") - before; grown < size/2 {
+		t.Errorf("only %d bytes were unpacked: the bomb did not go off", grown)
+	}
+	v.report(fmt.Sprintf("untrusted writer sends %d KiB for 256 MiB and hangs up", a.offset>>10), "memory", v.memory(), memoryBudget, "MiB")
+	v.in.Close()
+	io.Copy(io.Discard, v.out)
+	v.cmd.Wait()
+	left := v.size("var/nix/copy-closure") + v.size("store") - before
+	v.report("untrusted writer hangs up in a path of 512 MiB", "bytes left on the disk", left, partialBudget, "")
 }

@@ -14,8 +14,9 @@ import (
 // later one.
 type KeepingImporter interface {
 	Importer
-	// KeepPartials is called before anything else.
-	KeepPartials()
+	// KeepPartials is called before anything else. Nothing is kept of paths for which
+	// vouched returns false; nil means all.
+	KeepPartials(vouched func(*nix.PathInfo) bool)
 	// Partial returns the hash that a path's NAR was to have, and how many bytes of it
 	// are kept; 0 if none are.
 	Partial(p nix.StorePath) (narHash nix.Hash, size int64)

@@ -35,7 +35,7 @@ type keepingImporter struct {
 	b *keepingBackend
 }
 
-func (im keepingImporter) KeepPartials() {}
+func (im keepingImporter) KeepPartials(func(*nix.PathInfo) bool) {}
 
 func (im keepingImporter) Partial(p nix.StorePath) (nix.Hash, int64) {
 	im.b.mu.Lock()

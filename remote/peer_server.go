@@ -228,7 +228,7 @@ func (p *peerServer) openImporter(ctx context.Context) (err error) {
 		return err
 	}
 	if keeping, ok := p.importer.(KeepingImporter); ok {
-		keeping.KeepPartials()
+		keeping.KeepPartials(p.options.Vouched)
 	}
 	p.flushing.Go(func() { p.flushOnDemand(ctx) })
 	return nil

@@ -34,7 +34,7 @@ func (r *copyRun) speakPeer(ctx context.Context, store *remote.Store, e *ends, s
 	if r.pull {
 		source := peerSource{Source: e.source, peer: e.far.peer, writer: e.local.writer, log: r.log}
 		if source.writer != nil {
-			source.writer.KeepPartials()
+			source.writer.KeepPartials(nil)
 			for _, info := range send {
 				r.kept += source.kept(info)
 			}

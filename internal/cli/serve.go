@@ -185,6 +185,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Write:   r.write,
 		Hold:    true,
 		Check:   check,
+		Vouched: vouchedBy(check),
 		Trust:   r.trust,
 		InOrder: b.local.nix != nil,
 		Atomic:  b.local.nix == nil,
@@ -209,6 +210,16 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		}
 	}
 	return remote.Serve(ctx, stream, b, options)
+}
+
+// vouchedBy returns whether a path would be accepted without its content address, which
+// says nothing of a NAR before that has come to its end.
+func vouchedBy(check func(*nix.PathInfo) error) func(*nix.PathInfo) bool {
+	return func(info *nix.PathInfo) bool {
+		bare := *info
+		bare.CA = ""
+		return check(&bare) == nil
+	}
 }
 
 // peerWish is what a client of ours wants: its start script says so, or would if a

@@ -67,13 +67,15 @@ type Import struct {
 	queue      []*entry                   // unpacked, in the order that it was finished
 	freshPaths int                        // in the queue, that no commit has looked at
 	freshBytes int64
-	scheduled  bool                    // a commit in the background
-	waiting    int                     // for locks that others hold
-	known      map[nix.StorePath]int64 // rows of valid paths
-	absent     map[nix.StorePath]bool  // paths that were not valid when Expect asked
-	partials   map[string]partial      // by hash part; nil: none are kept
-	atomic     int                     // paths that become valid together; 0: in groups
-	settled    map[nix.StorePath]bool  // of those, valid already
+	scheduled  bool                     // a commit in the background
+	waiting    int                      // for locks that others hold
+	known      map[nix.StorePath]int64  // rows of valid paths
+	absent     map[nix.StorePath]bool   // paths that were not valid when Expect asked
+	partials   map[string]partial       // by hash part; nil: none are kept
+	vouched    func(*nix.PathInfo) bool // whose partial paths are kept; nil: all
+	pending    int                      // bytes of memory of entries
+	atomic     int                      // paths that become valid together; 0: in groups
+	settled    map[nix.StorePath]bool   // of those, valid already
 }
 
 // An entry is a path on its way.
@@ -87,6 +89,7 @@ type entry struct {
 	left    inode           // what was in the path's place when the lock was given up
 	busy    bool            // another process has the lock
 	synced  bool            // the files are on the disk
+	memory  int             // bytes that count as pending
 }
 
 // NewImport begins to take paths in.
@@ -166,7 +169,10 @@ func (im *Import) Add(ctx context.Context, info *nix.PathInfo, r io.Reader, done
 	if err := im.admit(ctx, info); err != nil {
 		return in.refuse(ctx, err, done)
 	}
-	e := im.begin(info, done)
+	e, err := im.begin(info, done)
+	if err != nil {
+		return in.refuse(ctx, err, done)
+	}
 	if e == nil {
 		return in.drain(ctx) // done has joined another Add of the path
 	}
@@ -199,7 +205,10 @@ func (im *Import) admit(ctx context.Context, info *nix.PathInfo) error {
 // hold takes temporary roots, and before the first of them clears away what others have
 // left.
 func (im *Import) hold(ctx context.Context, paths []nix.StorePath) error {
-	im.sweeping.Do(func() { im.store.sweepDead(ctx) })
+	im.sweeping.Do(func() {
+		im.store.sweepDead(ctx)
+		im.store.prunePartials()
+	})
 	if err := im.store.Hold(ctx, paths); err != nil {
 		return nix.CheckNoSpace(err)
 	}
@@ -218,16 +227,23 @@ func (s *Store) checkInfo(info *nix.PathInfo) error {
 }
 
 // begin returns nil if the path is on its way already.
-func (im *Import) begin(info *nix.PathInfo, done func(error)) *entry {
+func (im *Import) begin(info *nix.PathInfo, done func(error)) (*entry, error) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	if e := im.entries[info.Path]; e != nil {
+	e := im.entries[info.Path]
+	if e != nil {
+		if err := im.charge(e, doneMemory); err != nil {
+			return nil, err
+		}
 		e.dones = append(e.dones, done)
-		return nil
+		return nil, nil
 	}
-	e := &entry{info: info, dones: []func(error){done}}
+	e = &entry{info: info, dones: []func(error){done}}
+	if err := im.charge(e, info.MemorySize()); err != nil {
+		return nil, err
+	}
 	im.entries[info.Path] = e
-	return e
+	return e, nil
 }
 
 // isValid asks the database unless Expect has.
@@ -275,9 +291,15 @@ func (im *Import) addSmall(ctx context.Context, e *entry, in *input) error {
 
 // addLarge unpacks a NAR from the stream.
 func (im *Import) addLarge(ctx context.Context, e *entry, in *input) error {
+	space, err := im.store.reserve(in)
+	if err != nil {
+		im.decide(e, err) // before the client sends all of it
+		return in.drain(ctx)
+	}
+	defer space.release()
 	hasher := nar.NewHasher(sha256.New())
-	contents := bufio.NewReaderSize(io.TeeReader(in, hasher), unpackBuffer)
-	err := im.place(ctx, e, contents, func() [sha256.Size]byte { return [sha256.Size]byte(hasher.Sum()) })
+	contents := bufio.NewReaderSize(io.TeeReader(space, hasher), unpackBuffer)
+	err = im.place(ctx, e, contents, func() [sha256.Size]byte { return [sha256.Size]byte(hasher.Sum()) })
 	hasher.Sum() // in case that place did not come to it
 	broken := in.drain(ctx)
 	if broken != nil {
@@ -307,6 +329,7 @@ func (im *Import) decide(e *entry, err error) {
 	im.mu.Lock()
 	delete(im.entries, e.info.Path)
 	delete(im.absent, e.info.Path)
+	im.pending -= e.memory
 	if im.atomic > 0 && err == nil {
 		im.settled[e.info.Path] = true
 	}

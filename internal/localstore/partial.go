@@ -22,7 +22,8 @@ import (
 // WorthKeeping is the least of a NAR, in bytes, that is kept when it breaks off.
 const WorthKeeping = 1 << 20
 
-// Limits on partial paths. Whatever is beyond them goes when a further one is kept.
+// Limits on partial paths. Whatever is beyond them goes when an import begins, and when a
+// further one is kept.
 const (
 	mostPartials     = 16
 	mostPartialBytes = 16 << 30
@@ -73,13 +74,17 @@ func (s *Store) partialTree(p partial) string {
 }
 
 // KeepPartials makes the import keep what it has of a large path when the NAR breaks
-// off, for OpenPartial in this import or a later one. It is called before Add.
-func (im *Import) KeepPartials() {
+// off, for OpenPartial in this import or a later one. It is called before Add. Nothing is
+// kept of paths for which vouched returns false: their contents are checked at the end
+// only, so whoever may send them could fill the disk. A nil vouched means all.
+func (im *Import) KeepPartials(vouched func(*nix.PathInfo) bool) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	if im.partials != nil {
 		return
 	}
+	im.vouched = vouched
+	im.store.prunePartials()
 	im.partials = make(map[string]partial)
 	im.store.listPartials(func(hashPart string, p partial) {
 		if p.size > im.partials[hashPart].size {
@@ -174,10 +179,7 @@ func (im *Import) keep(e *entry, err error) {
 	if !errors.As(err, &early) || early.Offset < WorthKeeping || old.narHash == e.info.NARHash && early.Offset <= old.size {
 		return
 	}
-	im.mu.Lock()
-	wanted := im.partials != nil
-	im.mu.Unlock()
-	if !wanted {
+	if !im.keeps(e.info) {
 		return
 	}
 	p := partial{narHash: e.info.NARHash, size: early.Offset}
@@ -192,6 +194,13 @@ func (im *Import) keep(e *entry, err error) {
 	im.mu.Unlock()
 	im.store.log.Info("keeping what has come", "path", e.info.Path, "bytes", p.size)
 	im.store.prunePartials()
+}
+
+// keeps reports whether a path may be kept in part.
+func (im *Import) keeps(info *nix.PathInfo) bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.partials != nil && (im.vouched == nil || im.vouched(info))
 }
 
 // moveAside moves a tree out of its path, and returns where it is found again.
@@ -211,16 +220,20 @@ func (s *Store) moveAside(tree, name string) (path string, err error) {
 	return path, err
 }
 
-// prunePartials deletes partial trees that are old or too many.
+// prunePartials deletes partial trees that are too old, too large or too many; of several,
+// the newest stay.
 func (s *Store) prunePartials() {
 	var all []partial
 	s.listPartials(func(_ string, p partial) { all = append(all, p) })
 	slices.SortFunc(all, func(a, b partial) int { return b.kept.Compare(a.kept) })
 	var sum int64
-	for i, p := range all {
-		sum += p.size
-		if i > 0 && (i >= mostPartials || sum > mostPartialBytes || time.Since(p.kept) > partialAge) {
+	kept := 0
+	for _, p := range all {
+		if kept == mostPartials || p.size > mostPartialBytes-sum || time.Since(p.kept) > partialAge {
 			s.removePartial(p)
+			continue
 		}
+		kept++
+		sum += p.size
 	}
 }

@@ -41,7 +41,7 @@ func resume(t *testing.T, s *localstore.Store, o nixtest.Object) (int64, error) 
 	t.Helper()
 	im := s.NewImport(localstore.ImportOptions{})
 	defer im.Close()
-	im.KeepPartials()
+	im.KeepPartials(nil)
 	_, size := im.Partial(o.Info.Path)
 	if size == 0 {
 		t.Fatal("nothing was kept")
@@ -82,7 +82,7 @@ func TestPartial(t *testing.T) {
 		fill(t, root)
 		s := openStore(t, localstore.Under(root))
 		im := s.NewImport(localstore.ImportOptions{})
-		im.KeepPartials()
+		im.KeepPartials(nil)
 		breakOff(t, im, o, bytes.NewReader(nil), upTo)
 		expectTidy(t, root)
 		if err := im.Close(); err != nil {
@@ -121,7 +121,7 @@ func TestPartialOfNoUse(t *testing.T) {
 			fill(t, root)
 			s := openStore(t, localstore.Under(root))
 			im := s.NewImport(localstore.ImportOptions{})
-			im.KeepPartials()
+			im.KeepPartials(nil)
 			breakOff(t, im, o, bytes.NewReader(nil), 3<<20)
 			if err := errors.Join(im.Close(), test.spoil(partials(t, root)[0])); err != nil {
 				t.Fatal(err)
@@ -143,7 +143,7 @@ func TestPartialsAreBounded(t *testing.T) {
 	fill(t, root)
 	s := openStore(t, localstore.Under(root))
 	im := s.NewImport(localstore.ImportOptions{})
-	im.KeepPartials()
+	im.KeepPartials(nil)
 	for i := range 20 {
 		o := nixtest.Source(fmt.Sprintf("large-%d", i), nixtest.Node{Content: strings.Repeat(fmt.Sprintf("%8d", i), 1<<18)})
 		breakOff(t, im, o, bytes.NewReader(nil), len(o.NAR)-100)
@@ -178,7 +178,7 @@ func TestPartialOnOtherMount(t *testing.T) {
 	s := openStore(t, localstore.Under(root))
 	o := largeTree()
 	im := s.NewImport(localstore.ImportOptions{})
-	im.KeepPartials()
+	im.KeepPartials(nil)
 	breakOff(t, im, o, bytes.NewReader(nil), 3<<20)
 	for _, link := range partials(t, root) {
 		if st, err := os.Lstat(link); err != nil || st.Mode()&os.ModeSymlink == 0 {
@@ -215,7 +215,7 @@ func TestPartialOfOtherNAR(t *testing.T) {
 	s := openStore(t, localstore.Under(root))
 	im := s.NewImport(localstore.ImportOptions{})
 	defer im.Close()
-	im.KeepPartials()
+	im.KeepPartials(nil)
 	o := largeTree()
 	breakOff(t, im, o, bytes.NewReader(nil), 3<<20)
 	other := *o.Info
@@ -227,3 +227,64 @@ func TestPartialOfOtherNAR(t *testing.T) {
 		t.Error("what was kept is gone")
 	}
 }
+
+// TestOldPartialsGo wants partial paths that are too old to be gone when the next
+// import begins, also the newest, and nothing kept of a path that nobody vouches for.
+func TestOldPartialsGo(t *testing.T) {
+	o := nixtest.Source("big", nixtest.Node{Content: strings.Repeat("contents", 1<<18)})
+	root := tempDir(t)
+	fill(t, root)
+	s := openStore(t, localstore.Under(root))
+	kept := func() int {
+		entries, _ := os.ReadDir(filepath.Join(root, "nix/var/nix/copy-closure/partial"))
+		return len(entries)
+	}
+	im := s.NewImport(localstore.ImportOptions{})
+	im.KeepPartials(func(*nix.PathInfo) bool { return false })
+	breakOff(t, im, o, strings.NewReader(""), 3<<19)
+	if n := kept(); n != 0 {
+		t.Errorf("%d partial paths are kept of one that nobody vouches for", n)
+	}
+	im = s.NewImport(localstore.ImportOptions{})
+	im.KeepPartials(func(*nix.PathInfo) bool { return true })
+	breakOff(t, im, o, strings.NewReader(""), 3<<19)
+	entries, err := filepath.Glob(filepath.Join(root, "nix/var/nix/copy-closure/partial/*"))
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("kept: %v, %v", entries, err)
+	}
+	old := time.Now().Add(-30 * 24 * time.Hour)
+	if err := os.Chtimes(entries[0], old, old); err != nil {
+		t.Fatal(err)
+	}
+	small := nixtest.Source("small", nixtest.Node{Content: "x"})
+	mustAdd(t, s, small)
+	if n := kept(); n != 0 {
+		t.Errorf("%d partial paths of a month ago are left after a further import", n)
+	}
+}
+
+// TestNoSpace wants a NAR that cannot fit to be refused before it is read.
+func TestNoSpace(t *testing.T) {
+	o := nixtest.Source("endless", nixtest.Node{Content: "x"})
+	info := *o.Info
+	info.NARSize = 1 << 60
+	root := tempDir(t)
+	fill(t, root)
+	s := openStore(t, localstore.Under(root))
+	im := s.NewImport(localstore.ImportOptions{})
+	defer im.Close()
+	verdict := errors.New("undecided when the NAR is read")
+	r := readerFunc(func([]byte) (int, error) {
+		if !errors.Is(verdict, nix.ErrNoSpace) {
+			t.Errorf("verdict is %v, want one of nix.ErrNoSpace", verdict)
+		}
+		return 0, io.ErrUnexpectedEOF
+	})
+	if err := im.Add(t.Context(), &info, r, func(err error) { verdict = err }); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("Add returned %v", err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -93,7 +94,9 @@ type Store struct {
 	dir     *os.File // the directory of contents
 	bigLock *os.File // locked while the store is open; nil where we may not
 	temp    tempRoots
-	drvs    drvHashes
+
+	announced atomic.Int64 // bytes of large NARs that are being read and have not come yet
+	drvs      drvHashes
 
 	tempFiles sync.Mutex // files of temporary roots come and go one at a time
 }

@@ -31,7 +31,7 @@ func (im *Import) place(ctx context.Context, e *entry, contents io.Reader, sum f
 		err = im.store.unpack(ctx, e, contents, sum)
 	}
 	err = nix.CheckNoSpace(err)
-	if err == nil || errors.Is(err, errAlreadyValid) || errors.Is(err, nix.ErrDamaged) {
+	if err == nil || errors.Is(err, errAlreadyValid) || errors.Is(err, nix.ErrDamaged) && im.keeps(e.info) {
 		im.dropPartial(e.info.Path)
 	}
 	if err != nil {
