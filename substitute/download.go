@@ -29,6 +29,7 @@ type download struct {
 	cancel   context.CancelCauseFunc
 	body     io.ReadCloser
 	stalled  *time.Timer
+	pace     pace
 	broken   error // for good
 
 	encoding Compression // of the body, beside the file's own; empty: none
@@ -38,6 +39,31 @@ type download struct {
 
 // errStalled is the cause of a request whose server was silent for too long.
 var errStalled = errors.New("the server stopped sending")
+
+// errSlow is that of a server that sends next to nothing.
+var errSlow = fmt.Errorf("the server sends less than %d bytes a second", slowestRate)
+
+// slowestRate is how many bytes a second a server must send, over a window of twice the
+// time that it may be silent.
+const slowestRate = 100
+
+// A pace measures what comes while it is waited for. That the reader does something else
+// is not the server's fault.
+type pace struct {
+	waited time.Duration
+	bytes  int
+}
+
+// slow reports whether a window has ended in which too little came.
+func (p *pace) slow(n int, waited, window time.Duration) bool {
+	p.bytes += n
+	if p.waited += waited; p.waited < window || window <= 0 {
+		return false
+	}
+	slow := float64(p.bytes) < slowestRate*p.waited.Seconds()
+	*p = pace{}
+	return slow
+}
 
 const (
 	firstPause = 250 * time.Millisecond // before the second attempt; doubles each time
@@ -272,9 +298,13 @@ func (d *download) resume(err error) error {
 
 // read reads from the connection, for which it waits only so long.
 func (d *download) read(p []byte) (int, error) {
+	start := time.Now()
 	d.stalled.Reset(d.web.options.StallTimeout)
 	n, err := d.body.Read(p)
 	d.stalled.Stop()
+	if d.pace.slow(n, time.Since(start), 2*d.web.options.StallTimeout) {
+		d.cancel(errSlow) // the next Read fails
+	}
 	if err == io.EOF && d.size > d.offset+int64(n) && d.encoding == "" {
 		err = io.ErrUnexpectedEOF
 	}

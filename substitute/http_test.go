@@ -356,3 +356,19 @@ func TestHTTPClosingServer(t *testing.T) {
 		t.Errorf("%d requests at once", most)
 	}
 }
+
+// TestHTTPTrickle has a server that is never silent for long, and would take minutes for a
+// small file.
+func TestHTTPTrickle(t *testing.T) {
+	cache := webCache(t, substitute.WebOptions{StallTimeout: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(contents)))
+		for i := 0; i < len(contents) && r.Context().Err() == nil; i++ {
+			io.WriteString(w, contents[i:i+1])
+			w.(http.Flusher).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+	if _, err := fetch(t, cache, "nar/a.nar"); err == nil || !strings.Contains(err.Error(), "less than 100 bytes a second") {
+		t.Errorf("got %v", err)
+	}
+}
