@@ -79,9 +79,11 @@ func (s *Store) readCachedPaths(r *wire.Reader, asked []nix.StorePath) ([]Cached
 	}
 }
 
-// foresees reports whether the client may ask what the caches have. For one who cannot
-// write, nothing is requested from them.
-func (s *server) foresees() bool { return s.options.Foresees && s.options.Write }
+// foresees reports whether the client may ask what the caches have. On behalf of a reader
+// they are asked only if he plans a push.
+func (s *server) foresees() bool {
+	return s.options.Foresees && (s.options.Write || s.options.Plans)
+}
 
 // foresee answers what the caches have of the first paths, up to serverMaxAsked. As in
 // substitution a failure is only a warning, and derivations are not looked for.

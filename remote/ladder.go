@@ -85,7 +85,7 @@ func (f FarEnd) startCommand() string {
 	if f.Program != "" {
 		command := f.command(f.Program)
 		if isOurs(programName(f.Program)) {
-			command = "env " + PeerVariable + "=" + PeerAsks + " " + command
+			command = "env " + PeerVariable + "=" + PeerAsks + f.planWish() + " " + command
 		}
 		return command
 	}
@@ -105,6 +105,15 @@ stat -f -c "` + marker + roomWord + ` %a %S %d %T" "$d" 2>/dev/null; }
 // peerAsks tells a copy-closure that may be started that its client is one, too.
 const peerAsks = "export " + PeerVariable + "=" + PeerAsks + "\n"
 
+// planWish is the assignment that PlanVariable describes, where the far end is only looked
+// at.
+func (f FarEnd) planWish() string {
+	if f.Access != Look {
+		return ""
+	}
+	return " " + PlanVariable + "=1"
+}
+
 // startLine is a line of the start script: it starts a program, where there is one,
 // behind the marker line.
 const startLine = `if command -v %[1]s >/dev/null 2>&1; then room "$1"; echo "` + marker + `$(command -v %[1]s)"; exec %[1]s %[2]s ${1:+--store "$1"}; fi
@@ -118,7 +127,11 @@ func (f FarEnd) startScript() string {
 	if f.Prefer {
 		nix = ""
 	}
-	return searchPath + peerAsks + roomFunction + ours + nix + f.agentScript() + missingLine
+	wishes := peerAsks
+	if plan := f.planWish(); plan != "" {
+		wishes += "export" + plan + "\n"
+	}
+	return searchPath + wishes + roomFunction + ours + nix + f.agentScript() + missingLine
 }
 
 // Command is a command line for a login shell that runs script in /bin/sh, with

@@ -30,6 +30,10 @@ const (
 	PeerVariable = "COPY_CLOSURE_PEER"
 	PeerAsks     = "1"    // an offer
 	PeerJoins    = "join" // a further lane
+
+	// PlanVariable, set to 1, says that a reader plans a push, and may ask what the caches
+	// of our server have. Behind a forced command it has no effect.
+	PlanVariable = "COPY_CLOSURE_PLAN"
 )
 
 // joinMagic is what both ends of a further lane begin with; the client's token follows.

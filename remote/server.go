@@ -102,6 +102,7 @@ type ServerOptions struct {
 	Atomic      bool                      // the importer is an AtomicImporter
 	Foresees    bool                      // the Substituter is a SearchingSubstituter; offered with Peer
 	Window      func(bytes int)           // is told how much a client of the peer protocol has under way; nil: nobody asks
+	Plans       bool                      // a reader may ask what the Substituter has, too
 	Substituter Substituter               // used with Write where the client asks for it; nil finds nothing
 	Logger      *slog.Logger              // nil discards
 }

@@ -194,6 +194,7 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Logger:  p.log,
 
 		Foresees:    b.local.nix == nil,
+		Plans:       os.Getenv(remote.PlanVariable) == "1" && os.Getenv("SSH_ORIGINAL_COMMAND") == "",
 		Substituter: &serverSubstituter{program: p, local: b.local},
 	}
 	if r.daemon {
