@@ -30,7 +30,7 @@ func (f FarEnd) earlyCommand() string {
 	if f.Program != "" || f.Prefer {
 		return ""
 	}
-	return "exec /bin/sh -c " + Quote(searchPath+earlyScript+f.Arguments("nix-store")+` ${1:+--store "$1"}`) + " sh" + quoteAfterSpace(f.Store)
+	return f.shell(searchPath + earlyScript + f.Arguments("nix-store") + ` ${1:+--store "$1"}`)
 }
 
 // start begins n sessions and does not wait.

@@ -23,3 +23,8 @@ const PeerData = msgData
 
 // WaitGone waits until p has ended.
 func (p *Peer) WaitGone() { <-p.gone }
+
+// StartCommands returns the commands of first sessions, by what they start.
+func StartCommands(f FarEnd) map[string]string {
+	return map[string]string{"nix-store --serve --write": f.startCommand(), "nix-daemon --stdio": f.workerCommand()}
+}

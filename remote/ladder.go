@@ -89,11 +89,10 @@ func (f FarEnd) startCommand() string {
 		}
 		return command
 	}
-	return "exec /bin/sh -c " + Quote(f.startScript()) + " sh" + quoteAfterSpace(f.Store)
+	return f.shell(f.startScript())
 }
 
-// searchPath adds the directories where Nix and copy-closure usually are. It holds
-// no single quote and no backslash, so that every login shell hands it on.
+// searchPath adds the directories where Nix and copy-closure usually are.
 const searchPath = `for d in "$HOME/.nix-profile/bin" "$HOME/.local/state/nix/profile/bin" "/etc/profiles/per-user/$USER/bin" /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin; do PATH="$PATH:$d"; done; export PATH
 `
 
@@ -137,11 +136,27 @@ func (f FarEnd) startScript() string {
 // Command is a command line for a login shell that runs script in /bin/sh, with
 // the directories in PATH where a far end is searched, and args as $1, $2 and so on.
 func Command(script string, args ...string) string {
-	command := "exec /bin/sh -c " + Quote(searchPath+script) + " sh"
+	return shell(searchPath+script, args...)
+}
+
+// shell is a command line that runs script in /bin/sh, with args as $1, $2 and so on.
+// The login shell may be csh, in which a quoted word holds no line break: the script
+// is one line until /bin/sh has it.
+func shell(script string, args ...string) string {
+	line := strings.NewReplacer(`\`, `\0134`, "\n", `\0012`, "'", `\0047`, "!", `\0041`).Replace(script)
+	command := `exec /bin/sh -c 's=$1; shift; eval "$(printf %b "$s")"' sh ` + Quote(line)
 	for _, arg := range args {
 		command += " " + Quote(arg)
 	}
 	return command
+}
+
+// shell runs script with the store as $1, if one was named.
+func (f FarEnd) shell(script string) string {
+	if f.Store == "" {
+		return shell(script)
+	}
+	return shell(script, f.Store)
 }
 
 // command starts a program that is known to be there.
@@ -215,7 +230,9 @@ func quoteAfterSpace(word string) string {
 	return " " + Quote(word)
 }
 
-// Quote makes one word of s for a POSIX shell, and for fish.
+// Quote makes one word of s for a POSIX shell, for fish, and for csh where s has no
+// line break. fish knows escapes within single quotes, and csh's history does not stop
+// at them: the characters that are special there stand outside.
 func Quote(s string) string {
-	return "'" + strings.NewReplacer("'", `'"'"'`, `\`, `'"\\"'`).Replace(s) + "'"
+	return "'" + strings.NewReplacer("'", `'\''`, `\`, `'\\'`, "!", `'\!'`).Replace(s) + "'"
 }

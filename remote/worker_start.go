@@ -35,7 +35,7 @@ func (f FarEnd) workerCommand() string {
 		script += fmt.Sprintf(startLine, program, f.workerArguments(program))
 	}
 	script += missingFacts + missingLine
-	return "exec /bin/sh -c " + Quote(script) + " sh" + quoteAfterSpace(f.Store)
+	return f.shell(script)
 }
 
 // workerProgram starts a program that is known to be there.
