@@ -252,7 +252,7 @@ func (p *payload) pathInfo(dir nix.StoreDir) *nix.PathInfo {
 		info.Registered = time.Unix(int64(t), 0)
 	}
 	for range p.count(wire.MaxSignatures) {
-		info.Signatures = append(info.Signatures, p.text(serverMaxSignature))
+		info.Signatures = nix.AppendSignature(info.Signatures, p.text(wire.MaxField))
 	}
 	info.CA = p.text(serverMaxCA)
 	for i := 1; i < len(info.References); i++ {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
@@ -21,7 +22,7 @@ import (
 func samplePathInfos() []*nix.PathInfo {
 	infos := nixtest.Random(4, 20).Infos()
 	infos[3].Deriver = infos[2].Path
-	infos[3].Signatures = []string{"a-1:c2ln", "b-1:c2ln"}
+	infos[3].Signatures = []string{nixtest.Signature("a-1"), nixtest.Signature("b-1")}
 	infos[3].Registered = time.Unix(1700000000, 0)
 	infos[4].CA = "fixed:r:sha256:abc"
 	return infos
@@ -66,10 +67,33 @@ func FuzzPathInfoMessage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p := payload{b: b}
 		info := p.pathInfo(nixtest.Dir)
-		if p.end() == nil && !bytes.Equal(appendPathInfo(nil, info), b) {
-			t.Errorf("%x is accepted and re-encodes as %x", b, appendPathInfo(nil, info))
+		if p.end() != nil {
+			return
+		}
+		encoded := appendPathInfo(nil, info)
+		if bytes.Equal(encoded, b) {
+			return
+		}
+		// Signatures were dropped, and nothing else.
+		again := payload{b: encoded}
+		if got := again.pathInfo(nixtest.Dir); again.end() != nil || !reflect.DeepEqual(got, info) || len(encoded) >= len(b) {
+			t.Errorf("%x is accepted and re-encodes as %x", b, encoded)
 		}
 	})
+}
+
+// TestTooManySignatures has a peer send more signatures than a path may have.
+func TestTooManySignatures(t *testing.T) {
+	info := samplePathInfos()[3]
+	info.Signatures = []string{"evil-1:AAAA"}
+	for i := range 3000 {
+		info.Signatures = append(info.Signatures, nixtest.Signature(fmt.Sprint("evil-", i)))
+	}
+	p := payload{b: appendPathInfo(nil, info)}
+	got := p.pathInfo(nixtest.Dir)
+	if err := p.end(); err != nil || len(got.Signatures) != nix.MaxSignatures || got.Signatures[0] != info.Signatures[1] {
+		t.Errorf("%d signatures, %v", len(got.Signatures), err)
+	}
 }
 
 func TestOffer(t *testing.T) {

@@ -182,7 +182,7 @@ func (s *Store) readPathInfo(r *wire.Reader, path nix.StorePath) *nix.PathInfo {
 		err = fmt.Errorf("NAR hash is not sha256")
 	}
 	info.CA = r.String(wire.MaxField)
-	info.Signatures = r.Strings(wire.MaxSignatures, wire.MaxField)
+	info.Signatures = r.Signatures()
 	info.NARHash = hash
 	if err == nil && info.NARSize == 0 {
 		err = fmt.Errorf("NAR size is not known")

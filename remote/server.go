@@ -93,6 +93,7 @@ type ServerOptions struct {
 	Hold        bool                      // its lock flag is honoured, also without Write
 	Check       func(*nix.PathInfo) error // refuses paths before they are read; nil accepts all
 	Vouched     func(*nix.PathInfo) bool  // whose paths are kept when their NARs break off; nil: all
+	Keys        nix.TrustedKeys           // whose signatures a client of the worker protocol may add without being trusted
 	Trust       bool                      // a client of the worker protocol may ask to go without Check
 	Peer        bool                      // offer the peer protocol to the client, which knows it
 	Meeting     Meeting                   // takes further lanes of that; nil: there can be none

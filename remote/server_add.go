@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	serverMaxSignature = 1 << 10 // bytes
-	serverMaxCA        = 1 << 8  // bytes
-	serverMaxAdds      = 1 << 14 // paths that were read and are not acknowledged
+	serverMaxCA   = 1 << 8  // bytes
+	serverMaxAdds = 1 << 14 // paths that were read and are not acknowledged
 )
 
 func (s *server) addToStoreNAR(ctx context.Context) error {
@@ -42,7 +41,7 @@ func readAddedInfo(r *wire.Reader, dir nix.StoreDir) (*nix.PathInfo, error) {
 	info.Registered = fromUnix(r.Int64())
 	info.NARSize = r.Int64()
 	r.Bool() // ultimate: that it was built there means nothing here
-	info.Signatures = r.Strings(wire.MaxSignatures, serverMaxSignature)
+	info.Signatures = r.Signatures()
 	info.CA = r.String(serverMaxCA)
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("read a request to add a path: %w", err)

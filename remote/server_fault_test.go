@@ -90,7 +90,7 @@ func TestServeRejects(t *testing.T) {
 		{"add with a negative size", serverWriter, addTop(func(i *nix.PathInfo) { i.NARSize = -1 }), "is too large"},
 		{"add of wrong size", serverWriter, addTop(func(i *nix.PathInfo) { i.NARSize -= 8 }), "NAR hash is"},
 		{"add of more than there is", serverWriter, addTop(func(i *nix.PathInfo) { i.NARSize += 8 }), "unexpected EOF"},
-		{"add with too large a signature", serverWriter, addTop(func(i *nix.PathInfo) { i.Signatures = []string{strings.Repeat("x", 2000)} }), "is longer than"},
+		{"add with too large a signature", serverWriter, addTop(func(i *nix.PathInfo) { i.Signatures = []string{strings.Repeat("x", wire.MaxField+1)} }), "is longer than"},
 		{"add without hash", serverWriter, addTop(func(i *nix.PathInfo) { i.NARHash = nix.Hash{} }), "has a wrong length"},
 		{"import of no archive", serverWriter, words(4, 1, "nix-archive-2"), "import a path"},
 		{"import with a wrong mark", serverWriter, words(4, 1, chain[0].NAR, 1), "no export stream"},

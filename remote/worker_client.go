@@ -266,7 +266,7 @@ func readWorkerInfo(r *wire.Reader, dir nix.StoreDir, p nix.StorePath) *nix.Path
 	info.Registered = fromUnix(r.Int64())
 	info.NARSize = r.Int64()
 	r.Bool() // ultimate: local trust is not for others
-	info.Signatures = r.Strings(wire.MaxSignatures, wire.MaxField)
+	info.Signatures = r.Signatures()
 	info.CA = r.String(wire.MaxField)
 	if err == nil && info.NARSize == 0 {
 		err = fmt.Errorf("NAR size is not known")

@@ -77,7 +77,7 @@ func daemonSessions() []goldenSession {
 			ask(w, 26, absent.Paths()...)
 			w.Uint64(37) // signatures
 			w.Path(objects.Top())
-			w.Strings([]string{"k-1:AAAA"})
+			w.Strings([]string{nixtest.Signature("k-1")})
 			ask(w, 26, objects.Top())
 		}},
 		{"add-multiple", func(w *wire.Writer) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -176,15 +177,39 @@ func (d *daemonServer) replyToGroup(err error, write func(*wire.Writer)) error {
 
 func (d *daemonServer) addSignatures(ctx context.Context) error {
 	p := d.in.Path(d.dir)
-	signatures := d.in.Strings(wire.MaxSignatures, serverMaxSignature)
+	signatures := d.in.Signatures()
 	if err := d.request("add signatures"); err != nil {
 		return err
 	}
 	err := d.mayWrite("add signatures")
+	if err == nil && d.trust() != Trusted {
+		signatures, err = d.verified(ctx, p, signatures)
+	}
 	if err == nil {
 		err = d.store.AddSignatures(ctx, p, signatures)
 	}
 	return d.reply(err, one)
+}
+
+// verified returns those signatures of p that trusted keys have made: a client that is not
+// trusted may add no others. It is an error if there are none.
+func (d *daemonServer) verified(ctx context.Context, p nix.StorePath, signatures []string) ([]string, error) {
+	infos, err := d.backend.PathInfos(ctx, []nix.StorePath{p})
+	if err != nil {
+		return nil, err
+	}
+	if len(infos) == 0 {
+		return nil, fmt.Errorf("%s: %w", p, nix.ErrNotValid)
+	}
+	good := slices.DeleteFunc(signatures, func(sig string) bool {
+		info := *infos[0]
+		info.Signatures = []string{sig}
+		return len(d.options.Keys.Signers(&info)) == 0
+	})
+	if len(good) == 0 {
+		return nil, fmt.Errorf("add signatures to %s: none is by a trusted key: %w", p, nix.ErrNotTrusted)
+	}
+	return good, nil
 }
 
 // addTempRoot is content where the session may take none, as a reader's answers are

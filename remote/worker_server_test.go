@@ -131,6 +131,61 @@ func TestServeDaemonRefuses(t *testing.T) {
 	}
 }
 
+// TestServeDaemonSignatures checks that a client that is not trusted may add signatures by
+// trusted keys and no others.
+func TestServeDaemonSignatures(t *testing.T) {
+	key, err := nix.GenerateSecretKey("good-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := nixtest.Chain(1)[0]
+	good, err := key.Sign(o.Info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, other := nixtest.Signature("good-1"), nixtest.Signature("other-1")
+	strict := serverWriter
+	strict.Check = func(*nix.PathInfo) error { return nix.ErrNotTrusted }
+	strict.Keys = nix.TrustedKeys{"good-1": key.Public()}
+	trusting := strict
+	trusting.Trust = true
+	for _, test := range []struct {
+		name    string
+		options remote.ServerOptions
+		said    []string
+		want    []string
+		fails   bool
+	}{
+		{"by a trusted key", strict, []string{good}, []string{good}, false},
+		{"by another key", strict, []string{other}, nil, true},
+		{"forged", strict, []string{forged}, nil, true},
+		{"malformed", strict, []string{"good-1:AAAA", "x"}, nil, true},
+		{"some", strict, []string{forged, good, other}, []string{good}, false},
+		{"by a trusted client", trusting, []string{other, "x"}, []string{other}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := nixtest.NewStore(o)
+			said := words(37, o.Info.Path, len(test.said))
+			for _, sig := range test.said {
+				said = append(said, words(sig)...)
+			}
+			answer, err := serveDaemonBytes(store, test.options, said)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.fails {
+				if text, _ := daemonError(t, answer); !strings.Contains(text, "none is by a trusted key") {
+					t.Errorf("error is %q", text)
+				}
+			}
+			infos, err := store.PathInfos(t.Context(), []nix.StorePath{o.Info.Path})
+			if err != nil || !slices.Equal(infos[0].Signatures, test.want) {
+				t.Errorf("signatures are %q, want %q (%v)", infos[0].Signatures, test.want, err)
+			}
+		})
+	}
+}
+
 // framed is a framed substream of one piece.
 func framed(content []byte) []byte {
 	var b bytes.Buffer
@@ -161,7 +216,7 @@ func TestServeDaemonHangsUp(t *testing.T) {
 		{"endless options", words(19, make([]byte, 12*8), huge), "is longer than"},
 		{"endless frame", words(45, top.Base(), huge), "is longer than"},
 		{"add with a negative size", addBytes(chain[1], func(i *nix.PathInfo) { i.NARSize = -1 }, 1), "is too large"},
-		{"add with too large a signature", addBytes(chain[1], func(i *nix.PathInfo) { i.Signatures = []string{strings.Repeat("x", 2000)} }, 1), "is longer than"},
+		{"add with too large a signature", addBytes(chain[1], func(i *nix.PathInfo) { i.Signatures = []string{strings.Repeat("x", wire.MaxField+1)} }, 1), "is longer than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			answer, err := serveDaemonBytes(nixtest.NewStore(chain[0]), serverWriter, test.said, isValid(chain[0].Info.Path))

@@ -243,7 +243,7 @@ func TestDaemonSigns(t *testing.T) {
 	d := openDaemon(t, h.open)
 	infos := c.Infos()
 	for _, info := range infos {
-		info.Signatures = []string{"key-1:c2lnbmF0dXJl"}
+		info.Signatures = []string{nixtest.Signature("key-1")}
 	}
 	if err := d.AddSignatures(t.Context(), infos); !errors.Is(err, nix.ErrNotValid) || !strings.Contains(err.Error(), c[1].Info.Path.String()) {
 		t.Errorf("AddSignatures: %v, want an error that names %s", err, c[1].Info.Path)

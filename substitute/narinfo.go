@@ -119,7 +119,7 @@ func (p *narInfoParser) field(key, value string) (err error) {
 			n.Deriver, err = p.dir.ParseBase(value)
 		}
 	case "Sig":
-		n.Signatures = append(n.Signatures, value)
+		n.Signatures = nix.AppendSignature(n.Signatures, value)
 	case "CA":
 		n.CA = value
 	}

@@ -1,12 +1,14 @@
 package substitute_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixtest"
 	"github.com/copy-closure/copy-closure/substitute"
 )
 
@@ -33,6 +35,21 @@ func TestNARInfo(t *testing.T) {
 	}
 	if info.FileSize != 50088 || info.NARSize != 226488 || len(info.References) != 2 || info.Compression != substitute.XZ {
 		t.Errorf("got %+v", info)
+	}
+}
+
+// TestNARInfoSignatures reads more signatures than a path may have, and malformed ones.
+func TestNARInfoSignatures(t *testing.T) {
+	text := strings.Replace(goodNARInfo, "Sig: ", "Sig: evil-1:AAAA\nSig: \nSig: ", 1)
+	for i := range 3000 {
+		text += "Sig: " + nixtest.Signature(fmt.Sprintf("evil-%d", i)) + "\n"
+	}
+	info, err := substitute.ParseNARInfo(nix.DefaultStoreDir, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Signatures; len(got) != nix.MaxSignatures || !strings.HasPrefix(got[0], "cache.nixos.org-1:") {
+		t.Errorf("%d signatures, the first is %q", len(got), got[0])
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
@@ -40,7 +41,7 @@ func (w *Writer) resign(ctx context.Context, n *NARInfo, info *nix.PathInfo, sig
 		return nil
 	}
 	sigs, err := n.SignedWith(w.Keys)
-	if err != nil || len(sigs) == len(n.Signatures) {
+	if err != nil || slices.Equal(sigs, n.Signatures) {
 		return err
 	}
 	n.Signatures = sigs

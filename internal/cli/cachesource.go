@@ -140,9 +140,7 @@ func (s *cacheSource) Offers(ctx context.Context, infos []*nix.PathInfo) ([]clos
 // signedBoth returns info with the signatures of the cache, too.
 func signedBoth(info *nix.PathInfo, hit substitute.Hit) *nix.PathInfo {
 	both := *info
-	both.Signatures = slices.Concat(info.Signatures, hit.Signatures)
-	slices.Sort(both.Signatures)
-	both.Signatures = slices.Compact(both.Signatures)
+	both.Signatures = nix.MergeSignatures(info.Signatures, hit.Signatures)
 	return &both
 }
 

@@ -198,6 +198,9 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 		Substituter: &serverSubstituter{program: p, local: b.local},
 	}
 	if r.daemon {
+		if options.Keys, err = configuredKeys(); err != nil {
+			return err
+		}
 		return remote.ServeDaemon(ctx, stream, b, options)
 	}
 	if peerWish() == remote.PeerAsks {

@@ -52,7 +52,7 @@ func storeSign(r *storeRun) error {
 		if err != nil {
 			return err
 		}
-		added, err := r.store.AddSignatures(r.ctx, info.Path, sigs[len(info.Signatures):])
+		added, err := r.store.AddSignatures(r.ctx, info.Path, sigs)
 		if err != nil {
 			return fmt.Errorf("sign %s: %w", info.Path, err)
 		}
@@ -110,13 +110,18 @@ func (p *program) verifyCommand() *cli.Command {
 
 var trustedKeyFlag = &cli.StringSliceFlag{Name: "trusted-public-key", Usage: "believe `KEY`, too (repeatable)"}
 
-// trustedKeys returns the keys of the configuration and of --trusted-public-key.
-func trustedKeys(c *cli.Context) (nix.TrustedKeys, error) {
+// configuredKeys returns the keys that the configuration trusts.
+func configuredKeys() (nix.TrustedKeys, error) {
 	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := conf.TrustedKeys()
+	return conf.TrustedKeys()
+}
+
+// trustedKeys returns the keys of the configuration and of --trusted-public-key.
+func trustedKeys(c *cli.Context) (nix.TrustedKeys, error) {
+	keys, err := configuredKeys()
 	if err != nil {
 		return nil, err
 	}

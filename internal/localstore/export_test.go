@@ -74,3 +74,10 @@ func HashModulo(part string, pieces ...[]byte) (digests []string) {
 	}
 	return digests
 }
+
+// UpdateRow writes signatures and the time of registration of a valid path.
+func UpdateRow(ctx context.Context, s *Store, p nix.StorePath, sigs string, registered int64) error {
+	return s.db.write(ctx, func(conn *sqlite.Conn) error {
+		return insertRow(conn, "UPDATE ValidPaths SET sigs = ?, registrationTime = ? WHERE path = ?", sigs, registered, p.String())
+	})
+}

@@ -147,6 +147,9 @@ func pathID(conn *sqlite.Conn, p nix.StorePath) (int64, error) {
 	return stmt.ColumnInt64(0), nil
 }
 
+// maxSeconds bounds the time of a registration; it is in the year 36812.
+const maxSeconds = 1 << 40
+
 // infoColumns are what readInfo reads.
 const infoColumns = "id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca"
 
@@ -166,7 +169,7 @@ func readInfo(stmt *sqlite.Stmt, dir nix.StoreDir) (*nix.PathInfo, error) {
 	if info.NARHash, err = nix.ParseHash(stmt.ColumnText(2)); err != nil {
 		return nil, fmt.Errorf("%s: %w", p, err)
 	}
-	if seconds := stmt.ColumnInt64(3); seconds != 0 {
+	if seconds := stmt.ColumnInt64(3); seconds > 0 && seconds < maxSeconds {
 		info.Registered = time.Unix(seconds, 0)
 	}
 	if deriver := stmt.ColumnText(4); deriver != "" {
@@ -177,12 +180,13 @@ func readInfo(stmt *sqlite.Stmt, dir nix.StoreDir) (*nix.PathInfo, error) {
 	return info, nil
 }
 
-// signaturesIn returns the signatures in a column; there is seldom more than one.
-func signaturesIn(column string) []string {
-	if column == "" || strings.Contains(column, " ") {
-		return strings.Fields(column)
+// signaturesIn returns the signatures in a column, without those that are malformed or too
+// many.
+func signaturesIn(column string) (sigs []string) {
+	for sig := range strings.FieldsSeq(column) {
+		sigs = nix.AppendSignature(sigs, sig)
 	}
-	return []string{column}
+	return sigs
 }
 
 // AllPaths returns all valid paths, sorted.

@@ -547,13 +547,13 @@ func (s *Store) insert(ctx context.Context, batch []*entry, rows map[nix.StorePa
 // insertPath returns 0 if the path is valid already.
 func insertPath(conn *sqlite.Conn, info *nix.PathInfo) (int64, error) {
 	registered := info.Registered
-	if registered.IsZero() {
+	if seconds := registered.Unix(); registered.IsZero() || seconds <= 0 || seconds >= maxSeconds {
 		registered = time.Now()
 	}
 	err := insertRow(conn, `INSERT INTO ValidPaths (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)
 		VALUES (?, ?, ?, ?, ?, NULL, ?, ?) ON CONFLICT (path) DO NOTHING`,
 		info.Path.String(), "sha256:"+info.NARHash.Hex(), registered.Unix(), info.Deriver.String(), info.NARSize,
-		strings.Join(info.Signatures, " "), info.CA)
+		strings.Join(nix.MergeSignatures(info.Signatures, nil), " "), info.CA)
 	if err != nil || conn.Changes() == 0 {
 		return 0, err
 	}

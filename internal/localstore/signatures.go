@@ -12,15 +12,16 @@ import (
 )
 
 // AddSignatures adds to the signatures of a valid path those that it has not got,
-// and returns how many. Nobody's signatures are checked. The error wraps
-// nix.ErrNotValid if p is not valid.
+// and returns how many. Whether they are right is not checked. Of more than
+// nix.MaxSignatures the oldest stay, and these. The error wraps nix.ErrNotValid if p is
+// not valid.
 func (s *Store) AddSignatures(ctx context.Context, p nix.StorePath, sigs []string) (added int, err error) {
 	if err := s.mayWrite(); err != nil {
 		return 0, err
 	}
 	for _, sig := range sigs {
-		if name, _, ok := strings.Cut(sig, ":"); !ok || name == "" || strings.ContainsAny(sig, " \t\n\x00") {
-			return 0, fmt.Errorf("sign %s: %q is no signature", p, sig)
+		if err := nix.CheckSignature(sig); err != nil {
+			return 0, fmt.Errorf("sign %s: %w", p, err)
 		}
 	}
 	err = s.db.write(ctx, func(conn *sqlite.Conn) error {
@@ -28,15 +29,16 @@ func (s *Store) AddSignatures(ctx context.Context, p nix.StorePath, sigs []strin
 		if err != nil {
 			return err
 		}
-		all := slices.Clone(had)
+		var fresh []string
 		for _, sig := range sigs {
-			if !slices.Contains(all, sig) {
-				all = append(all, sig)
+			if !slices.Contains(had, sig) {
+				fresh = nix.AppendSignature(fresh, sig)
 			}
 		}
-		if added = len(all) - len(had); added == 0 {
+		if added = len(fresh); added == 0 {
 			return nil
 		}
+		all := nix.MergeSignatures(had, fresh)
 		return insertRow(conn, "UPDATE ValidPaths SET sigs = ? WHERE path = ?", strings.Join(all, " "), p.String())
 	})
 	return added, err
@@ -53,5 +55,5 @@ func signatures(conn *sqlite.Conn, p nix.StorePath) ([]string, error) {
 	if err == nil && !found {
 		err = fmt.Errorf("%s: %w", p, nix.ErrNotValid)
 	}
-	return strings.Fields(stmt.ColumnText(0)), err
+	return signaturesIn(stmt.ColumnText(0)), err
 }

@@ -353,7 +353,7 @@ func TestSignedWith(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	info := &nix.PathInfo{Path: path, NARHash: nix.SHA256Hash([32]byte{1}), NARSize: 8, Signatures: []string{"one-1:AAAA"}}
+	info := &nix.PathInfo{Path: path, NARHash: nix.SHA256Hash([32]byte{1}), NARSize: 8, Signatures: []string{"one-1:" + strings.Repeat("A", 86) + "=="}}
 	for _, want := range []int{3, 3} { // the wrong one stays
 		if info.Signatures, err = info.SignedWith([]nix.SecretKey{one, two}); err != nil || len(info.Signatures) != want {
 			t.Errorf("got %q, %v", info.Signatures, err)

@@ -58,8 +58,12 @@ func (info *PathInfo) CheckNAR(hash Hash, size int64) error {
 	return nil
 }
 
-// maxReferences is how many references a path may have.
-const maxReferences = 1 << 16
+// Limits on the references of a path. Their names fit into a narinfo and into a message of
+// every protocol.
+const (
+	maxReferences     = 1 << 16
+	maxReferenceBytes = 3 << 20
+)
 
 // Check returns an error unless info has the form that every store demands of a path that
 // is to become valid: hash and size of the NAR, references and a deriver from the store
@@ -75,11 +79,15 @@ func (info *PathInfo) Check() error {
 	if len(info.References) > maxReferences {
 		return fmt.Errorf("%s has %d references, more than %d", info.Path, len(info.References), maxReferences)
 	}
-	dir := info.Path.Dir()
+	dir, size := info.Path.Dir(), 0
 	for _, ref := range info.References {
 		if ref.IsZero() || ref.Dir() != dir {
 			return fmt.Errorf("reference of %s: %q is not in the store %s", info.Path, ref, dir)
 		}
+		size += len(ref.Base()) + 1
+	}
+	if size > maxReferenceBytes {
+		return fmt.Errorf("the names of the references of %s have more than %d MiB", info.Path, maxReferenceBytes>>20)
 	}
 	if !info.Deriver.IsZero() && info.Deriver.Dir() != dir {
 		return fmt.Errorf("deriver of %s: %q is not in the store %s", info.Path, info.Deriver, dir)

@@ -7,6 +7,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// MaxSignatures is how many signatures of a path are kept and passed on. Every reader
+	// of path infos takes that many.
+	MaxSignatures = 128
+
+	maxSignature = 512 // bytes
 )
 
 // A PublicKey verifies signatures made under its name.
@@ -149,7 +159,7 @@ func (keys TrustedKeys) Signers(info *PathInfo) []string {
 // SignedWith returns info's signatures, followed by those of the keys that have not
 // signed it. It does not change info.
 func (info *PathInfo) SignedWith(keys []SecretKey) ([]string, error) {
-	sigs := slices.Clone(info.Signatures)
+	var added []string
 	for _, key := range keys {
 		if len(TrustedKeys{key.Name: key.Public()}.Signers(info)) > 0 {
 			continue
@@ -158,7 +168,49 @@ func (info *PathInfo) SignedWith(keys []SecretKey) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sign with %s: %w", key.Name, err)
 		}
-		sigs = append(sigs, sig)
+		added = append(added, sig)
 	}
-	return sigs, nil
+	return MergeSignatures(info.Signatures, added), nil
+}
+
+// CheckSignature returns an error unless sig has the form name:base64 of an Ed25519
+// signature. It may be wrong all the same.
+func CheckSignature(sig string) error {
+	name, encoded, ok := strings.Cut(sig, ":")
+	if !ok || name == "" || len(sig) > maxSignature || !utf8.ValidString(name) {
+		return fmt.Errorf("signature %q is not in the form name:base64", clip(sig))
+	}
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }) {
+		return fmt.Errorf("signature %q: its key cannot have that name", clip(sig))
+	}
+	raw, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil || len(raw) != ed25519.SignatureSize || strings.ContainsAny(encoded, "\r\n") {
+		return fmt.Errorf("signature %q is not the base64 of %d bytes", clip(sig), ed25519.SignatureSize)
+	}
+	return nil
+}
+
+// AppendSignature appends sig to a path's signatures, unless it is one of them, has not the
+// form of one, or they are too many. What a store, a cache or another machine says passes
+// through it, so that whatever is kept can be passed on.
+func AppendSignature(sigs []string, sig string) []string {
+	if len(sigs) >= MaxSignatures || slices.Contains(sigs, sig) || CheckSignature(sig) != nil {
+		return sigs
+	}
+	return append(sigs, sig)
+}
+
+// MergeSignatures returns had followed by added. Where they are too many it leaves out the
+// last of had. It does not change either.
+func MergeSignatures(had, added []string) []string {
+	var all, more []string
+	for _, sig := range added {
+		more = AppendSignature(more, sig)
+	}
+	for _, sig := range had {
+		if len(all)+len(more) < MaxSignatures && !slices.Contains(more, sig) {
+			all = AppendSignature(all, sig)
+		}
+	}
+	return append(all, more...)
 }

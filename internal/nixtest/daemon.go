@@ -43,7 +43,7 @@ func (s *Store) AddSignatures(ctx context.Context, p nix.StorePath, signatures [
 		return err
 	}
 	o.Info = cloneInfo(o.Info)
-	o.Info.Signatures = append(o.Info.Signatures, signatures...)
+	o.Info.Signatures = nix.MergeSignatures(o.Info.Signatures, signatures)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.objects[p] = o

@@ -4,7 +4,9 @@ package nixtest
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"slices"
@@ -175,6 +177,11 @@ func hashesModulo(archive []byte, hashPart string) []nix.Hash {
 		offset += i + len(hashPart)
 		rest = rest[i+len(hashPart):]
 	}
+}
+
+// Signature returns what has the form of a signature by a key.
+func Signature(key string) string {
+	return key + ":" + base64.StdEncoding.EncodeToString(make([]byte, ed25519.SignatureSize))
 }
 
 // must is for what cannot fail unless a test is written wrong.

@@ -20,7 +20,7 @@ const (
 	MaxText       = 1 << 20   // bytes of an error message
 	MaxField      = 1 << 16   // bytes of a hash, content address, signature, option
 	MaxReferences = 1 << 16   // references of a path
-	MaxSignatures = 1024      // signatures of a path
+	MaxSignatures = 1 << 20   // signatures of a path, of which most are dropped
 	MaxPaths      = 1 << 22   // paths in a closure
 	MaxList       = 16 << 20  // bytes of the texts in a list
 	MaxPathList   = 256 << 20 // bytes of the paths in a list
@@ -163,6 +163,20 @@ func (r *Reader) Strings(maxCount, maxLen int) []string {
 		list = append(list, s)
 	}
 	return list
+}
+
+// Signatures reads a list of signatures and drops those that are malformed or too many; see
+// nix.AppendSignature.
+func (r *Reader) Signatures() (sigs []string) {
+	for range r.Count(MaxSignatures) {
+		sig := r.String(MaxField)
+		if r.err != nil {
+			r.err = unexpected(r.err)
+			return nil
+		}
+		sigs = nix.AppendSignature(sigs, sig)
+	}
+	return sigs
 }
 
 // Path reads a store path of dir.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -131,4 +132,24 @@ func FuzzReader(f *testing.F) {
 			t.Errorf("%x is accepted, but encodes to %x", data, out.Bytes())
 		}
 	})
+}
+
+// TestSignatures reads more signatures than a path may have, and malformed ones.
+func TestSignatures(t *testing.T) {
+	var b bytes.Buffer
+	w := wire.NewWriter(&b)
+	sigs := []string{"evil-1:AAAA", "a\nb:" + strings.Repeat("A", 86) + "==", strings.Repeat("x", wire.MaxField)}
+	for i := range 3000 {
+		sigs = append(sigs, strconv.Itoa(i)+":"+strings.Repeat("A", 86)+"==")
+	}
+	w.Strings(sigs)
+	w.Uint64(7)
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r := wire.NewReader(&b)
+	got := r.Signatures()
+	if len(got) != nix.MaxSignatures || got[0] != sigs[3] || r.Uint64() != 7 || r.Err() != nil {
+		t.Errorf("%d signatures, then %v", len(got), r.Err())
+	}
 }
