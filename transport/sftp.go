@@ -193,7 +193,24 @@ func (s *SFTP) ReadDir(name string) ([]fs.FileInfo, error) {
 
 // MkdirAll makes a directory and its parents where they are missing.
 func (s *SFTP) MkdirAll(name string) error {
-	return s.failed("make", name, s.client.MkdirAll(name))
+	return s.failed("make", name, s.mkdirAll(path.Clean(name)))
+}
+
+func (s *SFTP) mkdirAll(name string) error {
+	err := s.client.Mkdir(name)
+	if parent := path.Dir(name); errors.Is(err, fs.ErrNotExist) && parent != name {
+		if err := s.mkdirAll(parent); err != nil {
+			return err
+		}
+		err = s.client.Mkdir(name)
+	}
+	if err == nil {
+		return s.client.Chmod(name, 0o755) // the umask there may have left less
+	}
+	if info, statErr := s.client.Stat(name); statErr == nil && info.IsDir() {
+		return nil
+	}
+	return err
 }
 
 // Remove deletes a file or an empty directory.

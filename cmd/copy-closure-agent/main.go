@@ -29,6 +29,7 @@ const (
 func main() {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
+	farend.SetUmask()
 	err := farend.CheckLoop()
 	if err == nil {
 		err = run(context.Background(), os.Args[1:])

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -51,6 +52,7 @@ func Main(args []string) int {
 	ctx, out := openOutput(ctx)
 	p := &program{name: filepath.Base(args[0]), stdin: os.Stdin, stdout: ui.NewOutput(os.Stdout)}
 	p.stdout.Writer = out
+	p.umask = fs.FileMode(farend.SetUmask())
 	p.screen = ui.NewScreen(os.Stderr, ui.Auto)
 	p.log = slog.New(ui.NewLogHandler(p.screen, "", slog.LevelWarn))
 	err := farend.CheckLoop()
@@ -73,6 +75,7 @@ type program struct {
 	stdin  io.Reader
 	stdout *ui.Output
 	screen *ui.Screen
+	umask  fs.FileMode // the user's
 	log    *slog.Logger
 
 	atEnd      []func() error // close what the whole program uses

@@ -76,5 +76,5 @@ func (r *copyRun) writePage(all *closure.Closure, plan *closure.Plan, foreseen *
 	if err := planpage.Write(&text, page); err != nil {
 		return err
 	}
-	return os.WriteFile(r.html, text.Bytes(), 0o666)
+	return os.WriteFile(r.html, text.Bytes(), 0o666&^r.umask)
 }
