@@ -126,6 +126,27 @@ func TestCompressions(t *testing.T) {
 	}
 }
 
+// TestHugeDictionaries wants an error where a header asks for much memory.
+func TestHugeDictionaries(t *testing.T) {
+	for c, header := range map[substitute.Compression]string{
+		substitute.LZMA: "\x5d\xff\xff\xff\xff" + strings.Repeat("\xff", 8) + "\x00abcdefgh",
+		substitute.Lzip: "LZIP\x01\x1e\x00abcdefgh",
+	} {
+		if _, err := c.NewReader(strings.NewReader(header)); err == nil || !strings.Contains(err.Error(), "dictionary") {
+			t.Errorf("%s: %v", c, err)
+		}
+	}
+	for _, text := range []string{"", "LZIP", "LZIP\x01\x0c", "LZIP\x02\x0c\x00", "LZIP\x01\x0c\x00abc"} {
+		r, err := substitute.Lzip.NewReader(strings.NewReader(text))
+		if err == nil {
+			_, err = io.ReadAll(r)
+		}
+		if err == nil {
+			t.Errorf("%q is an lzip file", text)
+		}
+	}
+}
+
 func TestDamagedNARs(t *testing.T) {
 	bomb := compress(t, substitute.Zstd, append(bytes.Clone(object.NAR), make([]byte, 64<<20)...))
 	cases := []struct {
@@ -169,7 +190,7 @@ func TestRefusedNARInfos(t *testing.T) {
 		{name: "page", text: "<!DOCTYPE html>\n<html></html>\n", want: "Key: value"},
 		{name: "empty", text: "", want: "cut off"},
 		{name: "other path", text: makeObject(t, nixtest.Text("bill", "1"), substitute.None).info.Text(), want: "about"},
-		{name: "compression", text: strings.Replace(makeObject(t, object, substitute.None).info.Text(), "Compression: none", "Compression: lzip", 1), want: `"lzip" cannot be read`},
+		{name: "compression", text: strings.Replace(makeObject(t, object, substitute.None).info.Text(), "Compression: none", "Compression: lrzip", 1), want: `unsupported compression "lrzip"`},
 		{name: "unsigned", text: makeObject(t, object, substitute.None).info.Text(), accept: func(*nix.PathInfo) error { return untrusted }, want: "not signed"},
 	}
 	for _, c := range cases {

@@ -21,18 +21,19 @@ type CacheInfo struct {
 // defaultPriority is that of a cache that does not say, as in Nix.
 const defaultPriority = 0
 
-// ParseCacheInfo reads nix-cache-info; keys that are not known are passed over. It
-// is an error if the cache is for another store directory than dir.
+// ParseCacheInfo reads nix-cache-info; keys that are not known are passed over. It is an
+// error if the cache is for another store directory than dir; one that names none is for
+// all. A page that a web server gives in place of a file is no cache.
 func ParseCacheInfo(dir nix.StoreDir, text []byte) (CacheInfo, error) {
 	info := CacheInfo{StoreDir: dir, Priority: defaultPriority}
-	named := false
+	known := false // one of the keys
 	for _, line := range strings.Split(string(text), "\n") {
 		key, value, ok := strings.Cut(line, ":")
 		value = strings.TrimSpace(value)
+		known = known || ok && (key == "StoreDir" || key == "WantMassQuery" || key == "Priority")
 		switch {
 		case !ok:
 		case key == "StoreDir":
-			named = true
 			if value != string(dir) {
 				return info, fmt.Errorf("it is a cache for %.100q, not for %s", value, dir)
 			}
@@ -46,8 +47,8 @@ func ParseCacheInfo(dir nix.StoreDir, text []byte) (CacheInfo, error) {
 			info.Priority = n
 		}
 	}
-	if !named {
-		return info, fmt.Errorf("its %s names no StoreDir: this is no binary cache", CacheInfoName)
+	if !known && len(text) > 0 {
+		return info, fmt.Errorf("nothing in its %s makes sense: this is no binary cache", CacheInfoName)
 	}
 	return info, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 	"github.com/mikelolasagasti/xz"
+	"github.com/pierrec/lz4/v4"
 )
 
 // How far back a compressed stream may refer, in bytes: so much memory it takes to
@@ -35,6 +36,12 @@ func (c Compression) NewReader(r io.Reader) (io.ReadCloser, error) {
 		return plainReader(gzip.NewReader(r))
 	case Brotli:
 		return io.NopCloser(brotli.NewReader(r)), nil
+	case LZMA:
+		return plainReader(newLZMAReader(r))
+	case Lzip:
+		return plainReader(newLzipReader(r))
+	case LZ4:
+		return io.NopCloser(lz4.NewReader(r)), nil
 	}
 	return nil, c.unknown()
 }
@@ -42,14 +49,14 @@ func (c Compression) NewReader(r io.Reader) (io.ReadCloser, error) {
 // readable reports whether NewReader knows c.
 func (c Compression) readable() bool {
 	switch c {
-	case None, XZ, Zstd, Bzip2, Gzip, Brotli:
+	case None, XZ, Zstd, Bzip2, Gzip, Brotli, LZMA, Lzip, LZ4:
 		return true
 	}
 	return false
 }
 
 func (c Compression) unknown() error {
-	return fmt.Errorf("compression %.40q cannot be read; none, xz, bzip2, zstd, gzip and br can", string(c))
+	return fmt.Errorf("unsupported compression %.40q", string(c))
 }
 
 // plainReader is for a decompressor that need not be closed.

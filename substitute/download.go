@@ -194,10 +194,7 @@ func (d *download) accept(response *http.Response) error {
 			return fmt.Errorf("%s: %w", show.URL(d.url.String()), err)
 		}
 	}
-	encoding := Compression(response.Header.Get("Content-Encoding"))
-	if encoding == "identity" {
-		encoding = ""
-	}
+	encoding := contentEncoding(response.Header)
 	if d.size >= 0 && size >= 0 && size != d.size || d.offset > 0 && encoding != d.encoding {
 		return &changedError{show.URL(d.url.String())}
 	}
@@ -209,6 +206,19 @@ func (d *download) accept(response *http.Response) error {
 		return fmt.Errorf("%s: the server sends from byte %d on, not from %d on", show.URL(d.url.String()), first, d.offset)
 	}
 	return d.skip(d.offset) // this server knows no ranges
+}
+
+// contentEncoding returns what a server did to a file for the way; empty: nothing.
+// "aws-chunked" is what programs have sent to S3, which keeps the word and not the chunks.
+func contentEncoding(header http.Header) Compression {
+	var all []string
+	for word := range strings.SplitSeq(header.Get("Content-Encoding"), ",") {
+		word = strings.ToLower(strings.TrimSpace(word))
+		if word != "" && word != "identity" && word != "aws-chunked" {
+			all = append(all, word)
+		}
+	}
+	return Compression(strings.Join(all, ", "))
 }
 
 // parseContentRange reads "bytes FIRST-LAST/SIZE"; size is -1 if it is not said.

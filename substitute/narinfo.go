@@ -27,7 +27,7 @@ type NARInfo struct {
 // Compression names how a cache compresses a NAR, in the words of a narinfo.
 type Compression string
 
-// Compressions that can be read. Brotli, Bzip2 and Gzip are never written.
+// Compressions that can be read. None, XZ and Zstd are written, too.
 const (
 	None   Compression = "none"
 	XZ     Compression = "xz"
@@ -35,6 +35,9 @@ const (
 	Zstd   Compression = "zstd"
 	Gzip   Compression = "gzip"
 	Brotli Compression = "br"
+	LZMA   Compression = "lzma"
+	Lzip   Compression = "lzip"
+	LZ4    Compression = "lz4"
 )
 
 // NARInfoName is the name of p's narinfo in a cache.

@@ -104,7 +104,12 @@ func TestCacheInfo(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
-	for _, text := range []string{"StoreDir: /gnu/store\n", "<html>\n", "StoreDir: /nix/store\nPriority: high\n"} {
+	for _, text := range []string{"", "WantMassQuery: 1\n", "Priority: 3\n"} {
+		if got, err := substitute.ParseCacheInfo(nix.DefaultStoreDir, []byte(text)); err != nil || got.StoreDir != nix.DefaultStoreDir {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"StoreDir: /gnu/store\n", "StoreDir:\n", "<html>\n", "<a href='http://x'>\n", "StoreDir: /nix/store\nPriority: high\n"} {
 		if _, err := substitute.ParseCacheInfo(nix.DefaultStoreDir, []byte(text)); err == nil {
 			t.Errorf("%q is accepted", text)
 		}

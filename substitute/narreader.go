@@ -30,6 +30,9 @@ func newNARReader(n *NARInfo, raw io.ReadCloser) (*narReader, error) {
 	if n.fileHashKnown() && n.Compression != None {
 		r.raw.hash = sha256.New()
 	}
+	if !n.Compression.readable() {
+		return nil, n.Compression.unknown()
+	}
 	var err error
 	if r.plain, err = n.Compression.NewReader(r.raw); err != nil {
 		return nil, r.blame(err)

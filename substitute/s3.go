@@ -2,6 +2,7 @@ package substitute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -139,7 +140,14 @@ func (s *S3) Open(ctx context.Context, name string, offset int64) (io.ReadCloser
 	if err := r.open(); err != nil {
 		return nil, err
 	}
-	return r, nil
+	if r.encoding == "" {
+		return r, nil
+	}
+	plain, err := r.encoding.NewReader(r)
+	if err != nil {
+		return nil, errors.Join(r.failed("read", name, fmt.Errorf("Content-Encoding: %w", err)), r.Close())
+	}
+	return decoded{plain, r}, nil
 }
 
 // An s3Reader is a file that is being read.
@@ -151,6 +159,8 @@ type s3Reader struct {
 	tag     string // of the file's first part
 	resumed int
 	body    io.ReadCloser
+
+	encoding Compression // of the body, beside the file's own; empty: none
 }
 
 func (r *s3Reader) open() error {
@@ -165,11 +175,11 @@ func (r *s3Reader) open() error {
 			return err
 		}
 	}
-	body, info, _, err := r.client.GetObject(r.ctx, r.bucket, r.name, options)
+	body, info, header, err := r.client.GetObject(r.ctx, r.bucket, r.name, options)
 	if err != nil {
 		return r.failed("read", r.name, err)
 	}
-	r.body, r.tag = body, info.ETag
+	r.body, r.tag, r.encoding = body, info.ETag, contentEncoding(header)
 	return nil
 }
 

@@ -168,7 +168,7 @@ func cacheVerify(r *cacheRun) error {
 	if err != nil {
 		return err
 	}
-	damaged, untrusted := 0, 0
+	damaged, untrusted, unread := 0, 0, 0
 	for _, n := range v.Sorted() {
 		if err := checkSigned(&n.PathInfo, keys, r.c.Int("sigs-needed")); err != nil {
 			untrusted++
@@ -178,7 +178,11 @@ func cacheVerify(r *cacheRun) error {
 	meter := new(progress.Meter)
 	stop := r.screen.Show(meter)
 	err = v.Verify(r.c.Context, r.c.Bool("check-contents"), meter, func(err error) {
-		damaged++
+		if errors.Is(err, nix.ErrDamaged) {
+			damaged++
+		} else {
+			unread++
+		}
 		fmt.Fprintln(r.stdout, show.Line(err.Error()))
 	})
 	stop()
@@ -188,7 +192,14 @@ func cacheVerify(r *cacheRun) error {
 	if err != nil {
 		return err
 	}
-	return r.verdict(len(v.Infos)+len(v.Damaged), damaged, untrusted)
+	checked := len(v.Infos) + len(v.Damaged)
+	if unread > 0 {
+		err = fmt.Errorf("%s of %s could not be checked", ui.Count(unread), ui.Paths(checked))
+	}
+	if err == nil || damaged+untrusted > 0 {
+		err = errors.Join(err, r.verdict(checked, damaged, untrusted))
+	}
+	return err
 }
 
 // tellStrays tells of what belongs to no path, which does no harm but takes room.
