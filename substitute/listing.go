@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/copy-closure/copy-closure/internal/nar"
 )
@@ -60,7 +61,7 @@ func (l *lister) entry(e *nar.Entry) {
 		if l.more {
 			l.text(",")
 		}
-		l.json(e.Name())
+		l.json(listedName(e.Name()))
 		l.text(":")
 	}
 	l.more = true
@@ -69,10 +70,29 @@ func (l *lister) entry(e *nar.Entry) {
 		l.text(`{"type":"directory","entries":{`)
 		l.open, l.more = append(l.open, e.Path), false
 	case nar.Symlink:
-		l.json(listingNode{Type: "symlink", Target: e.Target})
+		l.json(listingNode{Type: "symlink", Target: listedName(e.Target)})
 	default:
 		l.json(listingNode{Type: "regular", Size: &e.Size, Executable: e.Executable, NAROffset: e.Offset})
 	}
+}
+
+// listedName returns a name as JSON can hold it: a byte that is not UTF-8 as \xNN, which
+// keeps the names of a directory apart.
+func listedName(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	var b strings.Builder
+	for len(name) > 0 {
+		r, size := utf8.DecodeRuneInString(name)
+		if r == utf8.RuneError && size == 1 {
+			fmt.Fprintf(&b, `\x%02x`, name[0])
+		} else {
+			b.WriteString(name[:size])
+		}
+		name = name[size:]
+	}
+	return b.String()
 }
 
 // leave ends directories until dir, which is open, is the innermost.
