@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 )
@@ -29,6 +30,8 @@ type Substituters struct {
 
 	begin sync.Once
 	order []*Cache
+
+	remembered atomic.Bool // an answer came from the memory
 
 	mu      sync.Mutex
 	given   map[*Cache]error        // up, and why: mostly they could not be reached
@@ -190,6 +193,7 @@ func (s *Substituters) find(ctx context.Context, p nix.StorePath) (Hit, error) {
 			continue
 		}
 		if n := s.Memory.recall(c, p); n != nil {
+			s.remembered.Store(true)
 			return Hit{NARInfo: n, Cache: c, remembered: true}, nil
 		}
 		if n := s.ask(ctx, c, p); n != nil {
@@ -226,6 +230,10 @@ func (s *Substituters) refuse(p nix.StorePath, err error) {
 		s.refused[p] = err
 	}
 }
+
+// Remembered reports whether an answer was that of an earlier run, so that the cache may
+// have something else by now.
+func (s *Substituters) Remembered() bool { return s.remembered.Load() }
 
 // Refusal returns why what a cache has of p was not used, or nil.
 func (s *Substituters) Refusal(p nix.StorePath) error {

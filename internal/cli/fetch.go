@@ -15,6 +15,7 @@ import (
 	"github.com/copy-closure/copy-closure/internal/progress"
 	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
+	"github.com/copy-closure/copy-closure/substitute"
 )
 
 // fetchCommand is a pull without a producer: from caches alone.
@@ -95,11 +96,36 @@ func (p *program) fetchRequest(c *cli.Context) (*fetchRun, error) {
 	return r, r.roots.check(len(r.paths))
 }
 
-func (r *fetchRun) run(ctx context.Context) (err error) {
+// run fetches. Where what a cache said earlier may be the reason of a failure, because it
+// was filled anew since, it is asked again, once.
+func (r *fetchRun) run(ctx context.Context) error {
 	caches, err := r.openSubstituters(ctx, r.caches)
 	if err != nil {
 		return err
 	}
+	err = r.fetch(ctx, caches)
+	if caches == nil || !caches.Remembered() || !mayBeOutdated(err) || ctx.Err() != nil {
+		return err
+	}
+	r.log.Info("asking the caches again, which may have changed since they were asked", "reason", err)
+	r.caches.refresh = true
+	if caches, err = r.openSubstituters(ctx, r.caches); err != nil {
+		return err
+	}
+	return r.fetch(ctx, caches)
+}
+
+// mayBeOutdated reports whether an answer of a cache could have been wrong.
+func mayBeOutdated(err error) bool {
+	for _, reason := range []error{nix.ErrNotValid, nix.ErrDamaged, closure.ErrNowhereElse} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *fetchRun) fetch(ctx context.Context, caches *substitute.Substituters) (err error) {
 	if caches == nil {
 		return usagef("there is no cache: say --from-cache URL, or set substituters in nix.conf")
 	}
