@@ -2,10 +2,12 @@ package nixconf
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -120,16 +122,24 @@ type login struct{ name, password string }
 // ReadNetrc reads a netrc file. One that is not there, or that this user may not
 // read, is empty.
 func ReadNetrc(file string) (*Netrc, error) {
-	info, err := os.Stat(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a FIFO
 	if err != nil {
 		return new(Netrc), nil
 	}
-	if info.Size() > maxNetrc {
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.IsDir() {
+		return new(Netrc), nil
+	}
+	if info.Mode()&os.ModeNamedPipe != 0 {
+		return nil, fmt.Errorf("%s is not a file", file)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxNetrc+1))
+	if err != nil {
+		return new(Netrc), nil
+	}
+	if len(text) > maxNetrc {
 		return nil, fmt.Errorf("%s has more than %d bytes", file, maxNetrc)
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return new(Netrc), nil
 	}
 	return parseNetrc(string(text)), nil
 }

@@ -3,6 +3,7 @@ package nixconf_test
 import (
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,6 +126,20 @@ machine comment.example login dave password one # machine quoted.example
 		name, password, _ := n.Lookup(host)
 		if got := [2]string{name, password}; got != want {
 			t.Errorf("%s: got %q, want %q", host, got, want)
+		}
+	}
+}
+
+// TestNetrcFiles may not wait for whoever would write into a FIFO, nor read without end.
+func TestNetrcFiles(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, refused := range map[string]bool{fifo: true, "/dev/zero": true, "/dev/null": false, dir: false} {
+		if _, err := nixconf.ReadNetrc(file); (err != nil) != refused {
+			t.Errorf("%s: %v", file, err)
 		}
 	}
 }
