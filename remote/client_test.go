@@ -425,11 +425,11 @@ func TestStartCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := `'/opt/it'"'"'s/nix-store' --serve --write --store '/my store'`
+	want := `'/opt/it'\''s/nix-store' --serve --write --store '/my store'`
 	if len(h.commands) != 2 || h.commands[1] != want {
 		t.Errorf("commands %q, want the second to be %q", h.commands, want)
 	}
-	if !strings.HasSuffix(h.commands[0], " sh '/my store'") {
+	if !strings.HasSuffix(h.commands[0], "' '/my store'") {
 		t.Errorf("first command %q does not pass the store on", h.commands[0])
 	}
 }

@@ -141,10 +141,10 @@ func Command(script string, args ...string) string {
 
 // shell is a command line that runs script in /bin/sh, with args as $1, $2 and so on.
 // The login shell may be csh, in which a quoted word holds no line break: the script
-// is one line until /bin/sh has it.
+// is one line until /bin/sh has it. No login shell reads anything into the escapes.
 func shell(script string, args ...string) string {
 	line := strings.NewReplacer(`\`, `\0134`, "\n", `\0012`, "'", `\0047`, "!", `\0041`).Replace(script)
-	command := `exec /bin/sh -c 's=$1; shift; eval "$(printf %b "$s")"' sh ` + Quote(line)
+	command := `exec /bin/sh -c 's=$1; shift; eval "$(printf %b "$s")"' sh '` + line + "'"
 	for _, arg := range args {
 		command += " " + Quote(arg)
 	}
