@@ -254,6 +254,16 @@ func (d *Daemon) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.P
 	return infos, nil
 }
 
+// AllPaths returns all paths that are valid in the daemon's store.
+func (d *Daemon) AllPaths(ctx context.Context) (paths []nix.StorePath, err error) {
+	d.rounds.Add(1)
+	err = d.ask(ctx, "ask for all valid paths", opQueryAllValidPaths, func(*wire.Writer) {}, func(r *wire.Reader) error {
+		paths = r.Paths(d.dir, wire.MaxPaths)
+		return r.Err()
+	})
+	return paths, err
+}
+
 // readWorkerInfo reads the fields of a path info behind the path.
 func readWorkerInfo(r *wire.Reader, dir nix.StoreDir, p nix.StorePath) *nix.PathInfo {
 	info := &nix.PathInfo{Path: p}

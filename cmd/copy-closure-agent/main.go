@@ -116,8 +116,8 @@ func (r request) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if choice.ThroughNix && r.write {
-		return farend.ServeThroughNix(false, choice.URI)
+	if choice.ThroughNix && (r.write || choice.Opaque) {
+		return farend.ServeThroughNix(false, r.write, choice.URI)
 	}
 	stream, err := remote.StandardStreams()
 	if err != nil {
@@ -125,7 +125,7 @@ func (r request) serve(ctx context.Context) error {
 	}
 	b, err := openBackend(ctx, choice.Config, r.write)
 	if errors.Is(err, localstore.ErrNoStore) && !r.write {
-		return remote.Serve(ctx, stream, remote.NoStore{Dir: nix.DefaultStoreDir}, remote.ServerOptions{})
+		return remote.Serve(ctx, stream, remote.NoStore{Dir: choice.Config.StoreDir}, remote.ServerOptions{})
 	}
 	if err != nil {
 		return err
@@ -182,6 +182,9 @@ func (b backend) Import(context.Context) (remote.Importer, error) {
 // open opens the store that is there already.
 func (r request) open(ctx context.Context) (*localstore.Store, error) {
 	choice, err := farend.Choose(r.store)
+	if err == nil && choice.Strict {
+		err = fmt.Errorf("store %q: the agent cannot use it; Nix does", choice.URI)
+	}
 	if err != nil {
 		return nil, err
 	}

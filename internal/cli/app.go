@@ -83,6 +83,8 @@ type program struct {
 
 	web     *substitute.Web // nil until a cache on a web server is used
 	skipped map[string]bool // substituters of which there was a warning
+
+	requireSigs *bool // what the URI of the store says; nil: nothing
 }
 
 // errInterrupted is the cause of a context that a signal ended.

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,11 +93,11 @@ func (p *program) webOptions() (substitute.WebOptions, error) {
 }
 
 // cacheParameters returns what stands behind the question mark of a cache's address.
-func cacheParameters(address string) (url.Values, error) {
+func cacheParameters(address string) (map[string]string, error) {
 	_, query, _ := strings.Cut(address, "?")
-	values, err := url.ParseQuery(query)
+	values, err := nixconf.ParseQuery(query)
 	if err != nil {
-		return nil, usagef("cache %s: the parameters are not in the form NAME=VALUE&…", show.URL(address))
+		return nil, usagef("cache %s: %v", show.URL(address), err)
 	}
 	return values, nil
 }

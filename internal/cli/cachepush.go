@@ -60,6 +60,9 @@ func (p *program) cachePush(c *cli.Context) error {
 	if !c.IsSet("to") || len(args) == 0 {
 		return usagef("say %s cache push --to URL PATH…", p.name)
 	}
+	if _, err := p.choose(c.String("store")); err != nil {
+		return err
+	}
 	files, err := p.openWritableCache(c.Context, c.String("to"))
 	if err != nil {
 		return err
@@ -107,7 +110,7 @@ func (p *program) pushClosure(c *cli.Context, files substitute.WritableFiles, ar
 	}
 	meter := new(progress.Meter)
 	defer p.screen.Show(meter)()
-	w.Source, w.Meter = local.store, meter
+	w.Source, w.Meter = local, meter
 	if result, err = w.Push(c.Context, infos); err != nil {
 		return result, nil, pushFailed(c.Context, files, err)
 	}
@@ -141,14 +144,11 @@ func cacheWriter(c *cli.Context, files substitute.WritableFiles) (*substitute.Wr
 // held returns the infos of a closure, which is kept from garbage collection until the
 // store is closed.
 func (l *localEnd) held(ctx context.Context, args []string) ([]*nix.PathInfo, error) {
-	if l.store == nil {
-		return nil, errors.New("this user cannot read the store itself; run it as root, or as a member of the group of the store")
-	}
 	roots, err := l.resolve(ctx, args)
 	if err != nil {
 		return nil, err
 	}
-	infos, err := l.store.Closure(ctx, roots)
+	infos, err := l.closure(ctx, roots)
 	if err != nil {
 		return nil, &notInSourceError{err}
 	}

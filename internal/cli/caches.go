@@ -57,9 +57,12 @@ func (p *program) openSubstituters(ctx context.Context, q cacheRequest) (*substi
 		}
 		configured = conf.Substituters()
 	}
-	accept, err := q.acceptance()
-	if err != nil {
-		return nil, err
+	var accept func(*nix.PathInfo) error // nil: signatures are not asked for
+	if q.checkSigs {
+		var err error
+		if accept, err = p.acceptanceBy(q.keys); err != nil {
+			return nil, err
+		}
 	}
 	s := &substitute.Substituters{Logger: p.log}
 	seen := make(map[string]bool)
@@ -101,14 +104,6 @@ func (p *program) skipSubstituter(address string, reason error) {
 	p.log.Warn("substituter skipped", "reason", reason)
 }
 
-// acceptance is nil where signatures are not asked for.
-func (q cacheRequest) acceptance() (func(*nix.PathInfo) error, error) {
-	if !q.checkSigs {
-		return nil, nil
-	}
-	return acceptanceBy(q.keys)
-}
-
 // newCache reads the parameters of Nix that say how a cache is used: priority=N, and
 // trusted=true, which makes its signatures superfluous.
 func (p *program) newCache(ctx context.Context, address string, accept func(*nix.PathInfo) error) (*substitute.Cache, error) {
@@ -121,12 +116,12 @@ func (p *program) newCache(ctx context.Context, address string, accept func(*nix
 		return nil, err
 	}
 	cache := &substitute.Cache{Files: files, StoreDir: storeDir(), Accept: accept}
-	if text := parameters.Get("priority"); text != "" {
+	if text := parameters["priority"]; text != "" {
 		if cache.Priority, err = strconv.Atoi(text); err != nil {
 			return nil, usagef("cache %s: priority=%s is no number", files, text)
 		}
 	}
-	if text := parameters.Get("trusted"); text != "" {
+	if text := parameters["trusted"]; text != "" {
 		trusted, err := nixconf.ParseBool(text)
 		if err != nil {
 			return nil, usagef("cache %s: trusted: %v", files, err)

@@ -179,6 +179,9 @@ func (p *program) cacheServer(c *cli.Context, r cacheServeRequest) (_ *substitut
 		Priority: c.Int("priority"), Zstd: r.zstd,
 		Sign: substitute.Signer{Keys: r.keys, Trusted: trusted, All: c.Bool("sign-all")},
 	}
+	if local.store == nil {
+		return nil, nil, errors.Join(fmt.Errorf("serve a cache: the store %s can only be used through Nix, and not be served", c.String("store")), local.close())
+	}
 	return substitute.NewStoreServer(servedStore{local.store}, options, r.page), local.close, nil
 }
 

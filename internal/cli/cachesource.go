@@ -69,7 +69,7 @@ func (s *cacheSource) Closure(ctx context.Context, roots []nix.StorePath) ([]*ni
 	}
 	infos := s.remember(hits)
 	if len(present) > 0 {
-		here, err := s.local.store.Closure(ctx, present)
+		here, err := s.local.closure(ctx, present)
 		if err != nil {
 			return nil, err
 		}
@@ -80,10 +80,7 @@ func (s *cacheSource) Closure(ctx context.Context, roots []nix.StorePath) ([]*ni
 
 // isHere reports whether p is known to be valid here.
 func (s *cacheSource) isHere(ctx context.Context, p nix.StorePath) bool {
-	if s.local.store == nil {
-		return false
-	}
-	valid, err := s.local.store.ValidPaths(ctx, []nix.StorePath{p})
+	valid, err := s.local.target.ValidPaths(ctx, []nix.StorePath{p}, false)
 	return err == nil && len(valid) > 0
 }
 

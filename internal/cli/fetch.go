@@ -86,6 +86,9 @@ func (p *program) fetchRequest(c *cli.Context) (*fetchRun, error) {
 	if len(args) == 0 {
 		return nil, usagef("say which paths to fetch: %s fetch PATH…", p.name)
 	}
+	if _, err := p.choose(r.store); err != nil {
+		return nil, err
+	}
 	for _, arg := range args {
 		path, _, err := storeDir().Split(arg)
 		if err != nil {

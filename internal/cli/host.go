@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nixconf"
@@ -41,16 +40,29 @@ func parseHost(text string) (*hostURI, error) {
 		return nil, err
 	}
 	h.name = h.destination.String()
-	values, err := url.ParseQuery(query)
+	values, err := nixconf.ParseQuery(query)
 	if err != nil {
-		return nil, fmt.Errorf("%q: parameters: %w", text, err)
+		return nil, fmt.Errorf("%q: %w", text, err)
 	}
-	for key, list := range values {
-		if err := h.set(key, list[len(list)-1]); err != nil {
+	for key, value := range values {
+		if err := h.set(key, value); err != nil {
 			return nil, fmt.Errorf("%q: %w", text, err)
 		}
 	}
 	return h, nil
+}
+
+// farStore writes local://DIR in the form that old versions of Nix know, too. What the
+// far end makes of other stores is its own affair.
+func farStore(text string) string {
+	if !strings.HasPrefix(text, "local:") {
+		return text
+	}
+	u, err := nixconf.ParseStoreURI(text)
+	if err != nil {
+		return text
+	}
+	return u.String()
 }
 
 // set applies one parameter of the URI; the names are Nix's.
@@ -59,7 +71,7 @@ func (h *hostURI) set(key, value string) error {
 	case "remote-program":
 		h.program = value
 	case "remote-store":
-		h.store = value
+		h.store = farStore(value)
 	case "compress":
 		var err error
 		if h.compress, err = nixconf.ParseBool(value); err != nil {

@@ -18,6 +18,7 @@ type localEnd struct {
 	writer *localstore.Import // nil until something is written directly
 	nix    protocolStore      // nil where everything is direct
 	nixURI string             // the store that nix means; empty: its default
+	lanes  lanes              // of nix, for NARs one at a time
 	source closure.Source
 	target closure.Target
 }
@@ -58,22 +59,26 @@ func (l *localEnd) resolve(ctx context.Context, args []string) ([]nix.StorePath,
 
 // resolveLink follows an argument into the store.
 func (l *localEnd) resolveLink(ctx context.Context, arg string) (nix.StorePath, error) {
+	p, _, err := l.split(ctx, arg)
+	return p, err
+}
+
+// split follows an argument into the store, and returns what lies beneath the path, too.
+func (l *localEnd) split(ctx context.Context, arg string) (p nix.StorePath, inside string, err error) {
 	if l.store != nil {
-		p, _, err := l.store.Resolve(ctx, arg)
-		return p, err
+		return l.store.Resolve(ctx, arg)
 	}
-	if p, _, err := storeDir().Split(arg); err == nil {
-		return p, nil
+	if p, inside, err := storeDir().Split(arg); err == nil {
+		return p, inside, nil
 	}
 	real, err := filepath.EvalSymlinks(arg)
 	if err != nil {
-		return nix.StorePath{}, fmt.Errorf("%w: %w", err, nix.ErrNotValid)
+		return nix.StorePath{}, "", fmt.Errorf("%w: %w", err, nix.ErrNotValid)
 	}
-	p, _, err := storeDir().Split(real)
-	if err != nil {
-		return nix.StorePath{}, fmt.Errorf("%s: %w: %w", arg, err, nix.ErrNotValid)
+	if p, inside, err = storeDir().Split(real); err != nil {
+		return nix.StorePath{}, "", fmt.Errorf("%s: %w: %w", arg, err, nix.ErrNotValid)
 	}
-	return p, nil
+	return p, inside, nil
 }
 
 // A directSource makes a closure.Source of a store that is read directly.

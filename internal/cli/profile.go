@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/copy-closure/copy-closure/closure"
+	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
 )
@@ -199,7 +200,7 @@ func chooseGeneration(all []generation, number int, wanted bool) (generation, er
 
 // generations implements profileEnd.
 func (l *localEnd) generations(_ context.Context, profile string) ([]generation, error) {
-	found, err := l.store.Generations(profile)
+	found, err := localstore.Generations(storeDir(), profile)
 	all := make([]generation, len(found))
 	for i, g := range found {
 		all[i] = generation{g.Number, g.Path, g.Made.Unix(), g.Current}
@@ -209,6 +210,9 @@ func (l *localEnd) generations(_ context.Context, profile string) ([]generation,
 
 // switchGeneration implements profileEnd.
 func (l *localEnd) switchGeneration(ctx context.Context, profile string, number int) error {
+	if l.nix != nil {
+		return l.runNix(ctx, "nix-env", "-p", profile, "--switch-generation", strconv.Itoa(number))
+	}
 	return l.store.SwitchGeneration(ctx, profile, number)
 }
 

@@ -240,8 +240,12 @@ func (l *localEnd) setProfile(ctx context.Context, profile string, p nix.StorePa
 	return 0, l.runNix(ctx, "nix-env", "-p", profile, "--set", p.String())
 }
 
-// runNix runs a program of the Nix that is here.
+// runNix runs a program of the Nix that is here. It first waits for the greeting of the
+// session that was begun, which would end with an error if it were closed before.
 func (l *localEnd) runNix(ctx context.Context, words ...string) error {
+	if err := l.nix.Greet(ctx); err != nil {
+		return err
+	}
 	if l.nixURI != "" {
 		words = append(words, "--store", l.nixURI)
 	}

@@ -151,23 +151,23 @@ func (p *program) serve(ctx context.Context, r serveRequest) error {
 	if r.write {
 		why = toWrite
 	}
-	choice, err := farend.Choose(r.store)
+	choice, err := p.choose(r.store)
 	if err != nil {
 		return err
 	}
 	nixDecides := choice.ThroughNix && r.write && r.trust
 	if nixDecides && (r.daemon || choice.Socket == "" || peerWish() != remote.PeerAsks) {
-		return farend.ServeThroughNix(r.daemon, choice.URI)
+		return farend.ServeThroughNix(r.daemon, r.write, choice.URI)
 	}
 	check := func(*nix.PathInfo) error { return nil }
 	if !r.trust || r.daemon {
-		if check, err = acceptance(); err != nil {
+		if check, err = p.acceptance(); err != nil {
 			return err
 		}
 	}
 	b, err := p.openBackend(ctx, r.store, why)
-	if nixDecides && errors.Is(err, errUnreadable) {
-		return farend.ServeThroughNix(r.daemon, choice.URI)
+	if (nixDecides || !r.write && !r.daemon) && errors.Is(err, errUnreadable) {
+		return farend.ServeThroughNix(r.daemon, r.write, choice.URI)
 	}
 	stream, streamErr := remote.StandardStreams()
 	if streamErr != nil {

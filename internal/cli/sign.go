@@ -52,7 +52,7 @@ func storeSign(r *storeRun) error {
 		if err != nil {
 			return err
 		}
-		added, err := r.store.AddSignatures(r.ctx, info.Path, sigs)
+		added, err := r.local.addSignatures(r.ctx, info, sigs)
 		if err != nil {
 			return fmt.Errorf("sign %s: %w", info.Path, err)
 		}
@@ -78,17 +78,15 @@ func (r *storeRun) infos() ([]*nix.PathInfo, error) {
 		return nil, err
 	}
 	if r.c.Bool("recursive") {
-		infos, err := r.store.Closure(r.ctx, roots)
+		infos, err := r.local.closure(r.ctx, roots)
 		if err != nil {
 			return nil, &notInSourceError{err}
 		}
 		return infos, nil
 	}
-	infos := make([]*nix.PathInfo, len(roots))
-	for i, root := range roots {
-		if infos[i], err = r.store.PathInfo(r.ctx, root); err != nil {
-			return nil, &notInSourceError{err}
-		}
+	infos, err := r.local.infos(r.ctx, roots)
+	if err != nil {
+		return nil, &notInSourceError{err}
 	}
 	return infos, nil
 }
@@ -160,7 +158,7 @@ func storeVerifyTrust(r *storeRun) error {
 				fmt.Fprintln(r.stdout, show.Line(err.Error()))
 			}
 		}
-		if err := r.store.Verify(r.ctx, []nix.StorePath{info.Path}, report); err != nil {
+		if err := r.local.verify(r.ctx, []nix.StorePath{info.Path}, report); err != nil {
 			return err
 		}
 	}

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/copy-closure/copy-closure/closure"
-	"github.com/copy-closure/copy-closure/internal/localstore"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/internal/ui"
@@ -51,7 +48,6 @@ type storeRun struct {
 	ctx    context.Context
 	c      *cli.Context
 	args   []string
-	store  *localstore.Store
 	local  *localEnd
 	stdout *ui.Output   // buffered: results may be thousands of lines
 	flush  func() error // writes out what stdout has
@@ -66,7 +62,7 @@ func (p *program) runStore(c *cli.Context, name, args string, why purpose, run f
 		return err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
-	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), store: local.store, local: local}
+	r := &storeRun{program: p, ctx: c.Context, c: c, args: c.Args().Slice(), local: local}
 	r.stdout, r.flush = p.stdout.Buffered()
 	err = errors.Join(run(r), r.flush())
 	if errors.Is(err, errArguments) {
@@ -105,11 +101,11 @@ func storeAdd(r *storeRun) error {
 			}
 			as = filepath.Base(absolute)
 		}
-		info, err := r.store.AddTree(r.ctx, as, path)
+		added, err := r.local.addTree(r.ctx, as, path)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(r.stdout, info.Path)
+		fmt.Fprintln(r.stdout, added)
 	}
 	return nil
 }
@@ -123,15 +119,22 @@ type pathDetail struct {
 	Deriver    string          `json:"deriver,omitempty"`
 	Signatures []string        `json:"signatures,omitempty"`
 	CA         string          `json:"ca,omitempty"`
-	Registered int64           `json:"registrationTime"` // seconds since 1970
+	Registered int64           `json:"registrationTime"` // seconds since 1970; 0: nix-store does not tell
 }
 
 func detail(info *nix.PathInfo) pathDetail {
 	return pathDetail{
 		Path: info.Path, NARHash: info.NARHash.String(), NARSize: info.NARSize,
 		References: orEmpty(info.References), Deriver: info.Deriver.String(),
-		Signatures: info.Signatures, CA: info.CA, Registered: info.Registered.Unix(),
+		Signatures: info.Signatures, CA: info.CA, Registered: unixTime(info.Registered),
 	}
+}
+
+func unixTime(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
 }
 
 func storeInfo(r *storeRun) error {
@@ -142,13 +145,13 @@ func storeInfo(r *storeRun) error {
 	if err != nil {
 		return err
 	}
-	var details []pathDetail
-	for _, path := range paths {
-		info, err := r.store.PathInfo(r.ctx, path)
-		if err != nil {
-			return &notInSourceError{err}
-		}
-		details = append(details, detail(info))
+	infos, err := r.local.infos(r.ctx, paths)
+	if err != nil {
+		return &notInSourceError{err}
+	}
+	details := make([]pathDetail, len(infos))
+	for i, info := range infos {
+		details[i] = detail(info)
 	}
 	if r.c.Bool("json") {
 		return printJSON(r.stdout, details)
@@ -172,13 +175,15 @@ func (r *storeRun) printDetail(d pathDetail) {
 	for _, signature := range d.Signatures {
 		r.stdout.Printf("  signature: %s\n", signature)
 	}
-	fmt.Fprintf(r.stdout, "  registered: %s\n", time.Unix(d.Registered, 0).UTC().Format(time.RFC3339))
+	if d.Registered != 0 {
+		fmt.Fprintf(r.stdout, "  registered: %s\n", time.Unix(d.Registered, 0).UTC().Format(time.RFC3339))
+	}
 }
 
 func storeList(r *storeRun) error {
 	switch len(r.args) {
 	case 0:
-		paths, err := r.store.AllPaths(r.ctx)
+		paths, err := r.local.allPaths(r.ctx)
 		for _, path := range paths {
 			fmt.Fprintln(r.stdout, path)
 		}
@@ -191,29 +196,18 @@ func storeList(r *storeRun) error {
 
 // listTree prints the files at or below an argument, which may lie inside a path.
 func (r *storeRun) listTree(arg string) error {
-	path, inside, err := r.store.Resolve(r.ctx, arg)
+	path, inside, err := r.local.split(r.ctx, arg)
 	if err != nil {
 		return &notInSourceError{err}
 	}
-	if valid, err := r.store.ValidPaths(r.ctx, []nix.StorePath{path}); err != nil {
-		return err
-	} else if len(valid) == 0 {
-		return &notInSourceError{fmt.Errorf("%s: %w", path, nix.ErrNotValid)}
+	if _, err := r.local.infos(r.ctx, []nix.StorePath{path}); err != nil {
+		return &notInSourceError{err}
 	}
-	top := filepath.Join(r.store.RealPath(path), inside)
-	return filepath.WalkDir(top, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	return r.local.listTree(r.ctx, path, inside, func(f treeFile) error {
+		if f.target != "" {
+			return r.stdout.Printf("%s %12d  %s -> %s\n", f.mode, f.size, f.name, f.target)
 		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		short := filepath.Join(".", name[len(top):])
-		if target, err := os.Readlink(name); err == nil {
-			return r.stdout.Printf("%s %12d  %s -> %s\n", info.Mode(), info.Size(), short, target)
-		}
-		return r.stdout.Printf("%s %12d  %s\n", info.Mode(), info.Size(), short)
+		return r.stdout.Printf("%s %12d  %s\n", f.mode, f.size, f.name)
 	})
 }
 
@@ -225,7 +219,7 @@ func storeClosure(r *storeRun) error {
 	if err != nil {
 		return err
 	}
-	infos, err := r.store.Closure(r.ctx, roots)
+	infos, err := r.local.closure(r.ctx, roots)
 	if err != nil {
 		return &notInSourceError{err}
 	}
@@ -254,7 +248,7 @@ func storeVerify(r *storeRun) error {
 		paths = nil // all
 	}
 	checked, damaged := 0, 0
-	err = r.store.Verify(r.ctx, paths, func(path nix.StorePath, err error) {
+	err = r.local.verify(r.ctx, paths, func(path nix.StorePath, err error) {
 		checked++
 		if err != nil {
 			damaged++
@@ -280,11 +274,15 @@ func storeDelete(r *storeRun) error {
 	if err != nil {
 		return err
 	}
-	freed, err := r.store.Delete(r.ctx, paths)
+	freed, known, err := r.local.delete(r.ctx, paths)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(r.screen, "deleted %s, %s freed\n", ui.Paths(len(paths)), ui.Bytes(freed))
+	much := ""
+	if known {
+		much = fmt.Sprintf(", %s freed", ui.Bytes(freed))
+	}
+	fmt.Fprintf(r.screen, "deleted %s%s\n", ui.Paths(len(paths)), much)
 	return nil
 }
 
@@ -296,7 +294,7 @@ func storeAddRoot(r *storeRun) error {
 	if err != nil {
 		return err
 	}
-	return r.store.AddRoot(r.ctx, r.args[0], paths[0])
+	return r.local.addRoot(r.ctx, r.args[0], paths[0])
 }
 
 func storeSetProfile(r *storeRun) error {
@@ -307,8 +305,8 @@ func storeSetProfile(r *storeRun) error {
 	if err != nil {
 		return err
 	}
-	generation, err := r.store.SetProfile(r.ctx, r.args[0], paths[0])
-	if err != nil {
+	generation, err := r.local.setProfile(r.ctx, r.args[0], paths[0])
+	if err != nil || generation == 0 { // Nix does not tell
 		return err
 	}
 	fmt.Fprintf(r.stdout, "%d\n", generation)

@@ -23,11 +23,10 @@ const (
 
 // openLocal opens the store that --store means.
 func (p *program) openLocal(ctx context.Context, uri string, why purpose) (*localEnd, error) {
-	choice, err := farend.Choose(uri)
+	choice, err := p.choose(uri)
 	if err != nil {
 		return nil, err
 	}
-	choice.Config.Logger = p.log
 	if choice.ThroughNix {
 		return p.openThroughNix(ctx, choice, why)
 	}
@@ -35,20 +34,41 @@ func (p *program) openLocal(ctx context.Context, uri string, why purpose) (*loca
 	return p.openDirect(ctx, choice.Config, why)
 }
 
-// openDirectly opens the store itself, also where a copy would go through Nix.
+// openDirectly opens the store itself, also where a copy would go through Nix, unless
+// the user has named a daemon or the store cannot be used without Nix.
 func (p *program) openDirectly(ctx context.Context, uri string, why purpose) (*localEnd, error) {
-	choice, err := farend.Choose(uri)
+	choice, err := p.choose(uri)
 	if err != nil {
 		return nil, err
 	}
-	choice.Config.Logger = p.log
+	if choice.Strict {
+		return p.openThroughNix(ctx, choice, why)
+	}
 	return p.openDirect(ctx, choice.Config, why)
+}
+
+// choose finds the store that --store means. The logical directory of that store is that
+// of all paths from then on, also for the Nix that is started.
+func (p *program) choose(uri string) (localstore.Choice, error) {
+	choice, err := farend.Choose(uri)
+	if err != nil {
+		return choice, err
+	}
+	choice.Config.Logger = p.log
+	p.requireSigs = choice.RequireSigs
+	if dir := choice.Config.StoreDir; dir != storeDir() {
+		err = os.Setenv("NIX_STORE_DIR", string(dir))
+	}
+	return choice, err
 }
 
 // openDirect reads and writes the store itself.
 func (p *program) openDirect(ctx context.Context, c localstore.Config, why purpose) (*localEnd, error) {
 	open := localstore.Open
 	if why == toWrite {
+		if c.ReadOnly {
+			return nil, fmt.Errorf("store %s: %w: it is named with read-only=true", c.RealDir, localstore.ErrReadOnly)
+		}
 		if err := p.makeWritable(ctx, c); err != nil {
 			return nil, err
 		}
@@ -94,9 +114,9 @@ func (f holderFunc) Hold(ctx context.Context, paths []nix.StorePath) error { ret
 // a daemon or a read-only mount of the store demand. Reading goes past it where
 // that is possible: it is faster.
 func (p *program) openThroughNix(ctx context.Context, choice localstore.Choice, why purpose) (*localEnd, error) {
-	store, readErr := openReadable(ctx, choice.Config)
+	store, readErr := openReadable(ctx, choice)
 	p.log.Info("local store through "+choice.Through(), "because", choice.Reason, "reads", readsHow(readErr))
-	if why == toLook && readErr == nil {
+	if why == toLook && readErr == nil && !choice.Strict {
 		return &localEnd{store: store, source: directSource{Store: store}, target: directTarget{Store: store}}, nil
 	}
 	l := &localEnd{store: store, nixURI: choice.URI}
@@ -112,7 +132,11 @@ func (p *program) openThroughNix(ctx context.Context, choice localstore.Choice, 
 }
 
 // openReadable returns nil where the store cannot be read directly.
-func openReadable(ctx context.Context, c localstore.Config) (*localstore.Store, error) {
+func openReadable(ctx context.Context, choice localstore.Choice) (*localstore.Store, error) {
+	if choice.Opaque {
+		return nil, errOpaque
+	}
+	c := choice.Config
 	c.ReadOnly = true
 	store, err := localstore.Open(ctx, c)
 	if err != nil {
@@ -120,6 +144,9 @@ func openReadable(ctx context.Context, c localstore.Config) (*localstore.Store, 
 	}
 	return store, nil
 }
+
+// errOpaque is why a store is read through Nix where its files might be read.
+var errOpaque = errors.New("Nix alone knows how it is to be read")
 
 // holdThroughNix takes temporary roots, and waits for it: nothing else may be asked
 // of that Nix.
@@ -167,8 +194,5 @@ func (emptyTarget) OpenLane(context.Context) (closure.TargetLane, error) {
 // storeDir is the logical store directory of this machine, and so of any that it
 // exchanges paths with.
 func storeDir() nix.StoreDir {
-	if dir := os.Getenv("NIX_STORE_DIR"); dir != "" {
-		return nix.StoreDir(dir)
-	}
-	return nix.DefaultStoreDir
+	return localstore.StoreDir(os.Getenv)
 }

@@ -14,8 +14,10 @@ import (
 // A nixHost starts the Nix of this machine, as a far end is started elsewhere.
 type nixHost struct{ log *slog.Logger }
 
+// Start implements remote.Host. The program lives until the session is closed or aborted:
+// one that ended with the copy that it was opened for would count as failed.
 func (h nixHost) Start(ctx context.Context, command string) (io.ReadWriteCloser, error) {
-	return startAbortable(ctx, new(traffic), func(ctx context.Context) (*transport.Session, error) {
+	return startAbortable(context.WithoutCancel(ctx), new(traffic), func(ctx context.Context) (*transport.Session, error) {
 		return transport.LocalCommand(ctx, []string{"/bin/sh", "-c", "exec " + command}, nil, h.log)
 	})
 }

@@ -11,17 +11,21 @@ import (
 )
 
 // acceptance returns the check that this machine's configuration asks of paths
-// from elsewhere: a signature by a trusted key, or a content address. The error of
-// the check is nix.ErrNotTrusted.
-func acceptance() (func(*nix.PathInfo) error, error) { return acceptanceBy(nil) }
+// from elsewhere: a signature by a trusted key, or a content address. What the URI of the
+// store says comes first. The error of the check is nix.ErrNotTrusted.
+func (p *program) acceptance() (func(*nix.PathInfo) error, error) { return p.acceptanceBy(nil) }
 
 // acceptanceBy is acceptance where further keys are trusted.
-func acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
+func (p *program) acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
 	conf, err := nixconf.Load(os.LookupEnv)
 	if err != nil {
 		return nil, err
 	}
-	if !conf.RequireSignatures() {
+	required := conf.RequireSignatures()
+	if p.requireSigs != nil {
+		required = *p.requireSigs
+	}
+	if !required {
 		return func(*nix.PathInfo) error { return nil }, nil
 	}
 	keys, err := conf.TrustedKeys()
@@ -45,7 +49,7 @@ func acceptanceBy(further []string) (func(*nix.PathInfo) error, error) {
 
 // checkTrust refuses a pull whose paths nobody vouches for, naming all of them.
 func (r *copyRun) checkTrust(infos []*nix.PathInfo) error {
-	check, err := acceptanceBy(r.caches.keys)
+	check, err := r.acceptanceBy(r.caches.keys)
 	if err != nil {
 		return err
 	}

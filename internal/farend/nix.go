@@ -26,8 +26,11 @@ var ErrNoNix = errors.New("not found in PATH")
 
 // Choose decides what the value of --store means on this machine.
 func Choose(uri string) (localstore.Choice, error) {
-	facts := localstore.Gather(os.Getenv)
-	_, err := LookPath("nix-store")
+	facts, err := localstore.Gather(os.LookupEnv)
+	if err != nil {
+		return localstore.Choice{}, err
+	}
+	_, err = LookPath("nix-store")
 	facts.HaveNix = err == nil
 	return facts.Choose(uri)
 }
@@ -51,12 +54,15 @@ func LookPath(name string) (string, error) {
 }
 
 // ServeThroughNix hands the client to the Nix of this machine, which keeps its rules about
-// who may add what: it replaces this process by nix-store --serve --write or nix-daemon
+// who may add what: it replaces this process by nix-store --serve [--write] or nix-daemon
 // --stdio. It returns only if that fails. An empty uri is the default store of that Nix.
-func ServeThroughNix(daemon bool, uri string) error {
-	argv := []string{"nix-store", "--serve", "--write"}
-	if daemon {
+func ServeThroughNix(daemon, write bool, uri string) error {
+	argv := []string{"nix-store", "--serve"}
+	switch {
+	case daemon:
 		argv = []string{"nix-daemon", "--stdio"}
+	case write:
+		argv = append(argv, "--write")
 	}
 	file, err := LookPath(argv[0])
 	if err == nil {

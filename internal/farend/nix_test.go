@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	}
 	err := farend.CheckLoop()
 	if err == nil {
-		err = farend.ServeThroughNix(false, "")
+		err = farend.ServeThroughNix(false, true, "")
 	}
 	fmt.Println("error:", err)
 	os.Exit(1)

@@ -54,23 +54,54 @@ func (s *Store) describe(ctx context.Context, name, path string) (*nix.PathInfo,
 	if err != nil {
 		return nil, err
 	}
+	return describe(ctx, s.config.StoreDir, name, path, parts, func(found map[hashPart]struct{}) ([]nix.StorePath, error) {
+		refs, err := s.pathsOfParts(ctx, found)
+		if err != nil {
+			return nil, err
+		}
+		// What is referred to must not be deleted before we are registered.
+		return refs, s.Hold(ctx, refs)
+	})
+}
+
+// DescribeTree reads the tree at path and returns the info that it has in a store whose
+// valid paths are known. Those whose hash parts appear in it become its references.
+func DescribeTree(ctx context.Context, dir nix.StoreDir, name, path string, valid []nix.StorePath) (*nix.PathInfo, error) {
+	parts := make(map[hashPart]struct{}, len(valid))
+	for _, p := range valid {
+		parts[partOf(p)] = struct{}{}
+	}
+	return describe(ctx, dir, name, path, parts, func(found map[hashPart]struct{}) (refs []nix.StorePath, err error) {
+		for _, p := range valid {
+			if _, ok := found[partOf(p)]; ok {
+				refs = append(refs, p)
+			}
+		}
+		slices.SortFunc(refs, nix.StorePath.Compare)
+		return refs, nil
+	})
+}
+
+func partOf(p nix.StorePath) (part hashPart) {
+	copy(part[:], p.Base())
+	return part
+}
+
+// describe hashes a tree and looks for hash parts in it, whose paths resolve returns.
+func describe(ctx context.Context, dir nix.StoreDir, name, path string, parts map[hashPart]struct{}, resolve func(map[hashPart]struct{}) ([]nix.StorePath, error)) (*nix.PathInfo, error) {
 	scan := &scanner{candidates: parts}
 	out := &hashedOutput{hasher: nar.NewHasher(sha256.New())}
-	err = nar.Dump(ctx, io.MultiWriter(out, scan), path)
+	err := nar.Dump(ctx, io.MultiWriter(out, scan), path)
 	sum := nix.SHA256Hash([sha256.Size]byte(out.hasher.Sum()))
 	if err != nil {
 		return nil, err
 	}
-	refs, err := s.pathsOfParts(ctx, scan.found)
+	refs, err := resolve(scan.found)
 	if err != nil {
 		return nil, err
 	}
-	// What is referred to must not be deleted before we are registered.
-	if err := s.Hold(ctx, refs); err != nil {
-		return nil, err
-	}
 	ca := nix.ContentAddress{Method: nix.Recursive, Hash: sum}
-	p, err := s.config.StoreDir.ContentAddressedPath(name, ca, refs, false)
+	p, err := dir.ContentAddressedPath(name, ca, refs, false)
 	if err != nil {
 		return nil, err
 	}

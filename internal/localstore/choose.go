@@ -1,15 +1,17 @@
 package localstore
 
 import (
+	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
+	"github.com/copy-closure/copy-closure/internal/nixconf"
 )
 
 // A Choice says which store --store means, and how it is to be used.
@@ -18,7 +20,14 @@ type Choice struct {
 	ThroughNix bool   // written through the Nix that is here; Config may still be read
 	URI        string // for that Nix; empty: its default
 	Socket     string // of its daemon; empty: a nix-store is started
-	Reason     string // for people
+	// Opaque says that Config must not be read: the store behind Socket may be another
+	// one, or Nix locks its database in a way of its own.
+	Opaque bool
+	// Strict says that nothing goes past that Nix: its daemon was named.
+	Strict bool
+	// RequireSigs is the parameter require-sigs; nil where nobody has set it.
+	RequireSigs *bool
+	Reason      string // for people
 }
 
 // Through names what a store is written through.
@@ -32,29 +41,41 @@ func (c Choice) Through() string {
 // Facts are what the choice depends on. Gather finds all but HaveNix.
 type Facts struct {
 	Getenv        func(string) string
+	Home          string // directory of the user
 	HaveDatabase  bool   // the state directory of Nix holds a database
 	HaveNix       bool   // Nix's own nix-store is in PATH
 	Socket        string // of the daemon
 	HaveSocket    bool   // which listens
 	StateWritable bool   // this user may write the database
 	StoreWritable bool   // and the directory of contents: not where it is mounted read-only
+	Default       string // the URI of the configuration; empty: auto
+	// AllowSymlinks lets the directory of contents, or one above it, be a symbolic link.
+	AllowSymlinks bool
 }
 
 // Gather looks at this machine.
-func Gather(getenv func(string) string) Facts {
+func Gather(env nixconf.Environment) (Facts, error) {
+	conf, err := nixconf.Load(env)
+	if err != nil {
+		return Facts{}, err
+	}
+	getenv := func(name string) string { value, _ := env(name); return value }
 	c := machine(getenv)
 	socket := getenv("NIX_DAEMON_SOCKET_PATH")
 	if socket == "" {
-		socket = c.state("daemon-socket/socket")
+		socket = c.socket()
 	}
 	return Facts{
 		Getenv:        getenv,
+		Home:          nixconf.Home(env),
 		HaveDatabase:  exists(c.state("db/db.sqlite")),
 		Socket:        socket,
 		HaveSocket:    exists(socket),
 		StateWritable: unix.Access(c.state("db"), unix.W_OK) == nil,
 		StoreWritable: unix.Access(c.RealDir, unix.W_OK) == nil,
-	}
+		Default:       conf.Store(),
+		AllowSymlinks: conf.AllowSymlinkedStore(),
+	}, nil
 }
 
 func exists(path string) bool {
@@ -62,12 +83,21 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// StoreDir returns the logical store directory that NIX_STORE_DIR, or NIX_STORE, says.
+func StoreDir(getenv func(string) string) nix.StoreDir {
+	for _, name := range []string{"NIX_STORE_DIR", "NIX_STORE"} {
+		if dir := getenv(name); dir != "" {
+			return nix.StoreDir(filepath.Clean(dir))
+		}
+	}
+	return nix.DefaultStoreDir
+}
+
 // machine is the store of this machine, as Nix's environment variables place it.
 func machine(getenv func(string) string) Config {
 	c := Under("")
-	if dir := getenv("NIX_STORE_DIR"); dir != "" {
-		c.StoreDir, c.RealDir = nix.StoreDir(dir), dir
-	}
+	c.StoreDir = StoreDir(getenv)
+	c.RealDir = string(c.StoreDir)
 	if dir := getenv("NIX_STATE_DIR"); dir != "" {
 		c.StateDir = dir
 	}
@@ -77,39 +107,79 @@ func machine(getenv func(string) string) Config {
 	return c
 }
 
-// Choose decides what the value of --store means where the facts hold: auto, local,
-// daemon, unix://SOCKET, /DIR, or local?root=/DIR with Nix's further parameters.
+// socket is where the daemon of a store listens.
+func (c Config) socket() string { return c.state("daemon-socket/socket") }
+
+// Choose decides what the value of --store means where the facts hold. Auto is the store
+// of the configuration.
 func (f Facts) Choose(uri string) (Choice, error) {
-	if uri == "" || uri == "auto" {
+	u, err := nixconf.ParseStoreURI(uri)
+	if err == nil && u.Kind == "auto" && len(u.Parameters) == 0 {
+		u, err = nixconf.ParseStoreURI(f.Default)
+	}
+	if err != nil {
+		return Choice{}, err
+	}
+	if u.Kind == "auto" && len(u.Parameters) == 0 {
 		return f.auto()
 	}
-	base, query, _ := strings.Cut(uri, "?")
-	switch {
-	case strings.HasPrefix(uri, "/"):
-		return Choice{Config: Under(filepath.Clean(uri)), Reason: "it was named"}, nil
-	case base == "local":
-		return f.local(uri, query)
-	case base == "daemon", base == "unix://":
-		return f.throughDaemon(uri, f.Socket, "it was asked for"), nil
-	case strings.HasPrefix(base, "unix:///"):
-		return f.throughDaemon(uri, strings.TrimPrefix(base, "unix://"), "it was asked for"), nil
+	choice := Choice{Config: machine(f.Getenv), URI: u.String(), Reason: "it was named"}
+	if err := f.place(u, &choice); err != nil {
+		return Choice{}, fmt.Errorf("store %q: %w", u, err)
 	}
-	return Choice{}, fmt.Errorf("store %q is none that this end can be: it is auto, local, daemon, unix://SOCKET, /DIR or local?root=/DIR", uri)
+	if u.Kind == "daemon" {
+		choice.ThroughNix, choice.Strict, choice.Reason = true, true, "it was asked for"
+		choice.Socket = f.socketOf(u, choice.Config)
+		choice.Opaque = filepath.Clean(choice.Socket) != choice.Config.socket()
+		return choice, nil
+	}
+	return f.withoutWAL(choice), nil
+}
+
+// socketOf is the socket of a daemon that was named.
+func (f Facts) socketOf(u nixconf.StoreURI, c Config) string {
+	switch {
+	case u.Path != "":
+		return u.Path
+	case f.Getenv("NIX_DAEMON_SOCKET_PATH") == "" && c.StateDir != machine(f.Getenv).StateDir:
+		return c.socket()
+	}
+	return f.Socket
+}
+
+// withoutWAL goes through Nix where a database has a rollback journal, as with
+// use-sqlite-wal = false: Nix locks such a database in another way.
+func (f Facts) withoutWAL(c Choice) Choice {
+	if f.HaveNix && !hasWAL(c.Config.state("db/db.sqlite")) {
+		c.ThroughNix, c.Strict, c.Opaque, c.Reason = true, true, true, "its database is without WAL"
+	}
+	return c
+}
+
+// hasWAL reads the version in the header of a database: 2 has a write-ahead log.
+func hasWAL(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return true // there is none, or it will be said why it cannot be read
+	}
+	defer f.Close()
+	var version [1]byte
+	const offset = 18
+	_, err = f.ReadAt(version[:], offset)
+	return err != nil || version[0] != 1
 }
 
 // auto does what Nix does where there is a Nix, and else takes a store of our own.
 func (f Facts) auto() (Choice, error) {
-	if remote := f.Getenv("NIX_REMOTE"); remote != "" && remote != "auto" {
-		return f.Choose(remote)
-	}
 	c := machine(f.Getenv)
+	c.NoSymlinks = !f.AllowSymlinks
 	switch {
 	case !f.HaveDatabase && !f.HaveNix:
 		return Choice{Config: f.embedded(), Reason: "there is no Nix on this machine"}, nil
 	case f.HaveSocket:
-		return f.throughDaemon("", f.Socket, "a Nix daemon runs here"), nil
+		return Choice{Config: c, ThroughNix: true, Socket: f.Socket, Opaque: filepath.Clean(f.Socket) != c.socket(), Reason: "a Nix daemon runs here"}, nil
 	case f.StateWritable && f.StoreWritable:
-		return Choice{Config: c, Reason: "the store may be written and no Nix daemon runs"}, nil
+		return f.withoutWAL(Choice{Config: c, Reason: "the store may be written and no Nix daemon runs"}), nil
 	case f.HaveNix:
 		return Choice{Config: c, ThroughNix: true, Reason: "this user may not write the store"}, nil
 	}
@@ -120,44 +190,75 @@ func (f Facts) auto() (Choice, error) {
 func (f Facts) embedded() Config {
 	data := f.Getenv("XDG_DATA_HOME")
 	if data == "" {
-		data = filepath.Join(f.Getenv("HOME"), ".local/share")
+		data = filepath.Join(f.Home, ".local/share")
 	}
-	return Under(filepath.Join(data, "copy-closure"))
+	c := Under(filepath.Join(data, "copy-closure"))
+	c.StoreDir = StoreDir(f.Getenv)
+	return c
 }
 
-// throughDaemon speaks to a daemon's socket. Nobody need have nix-store for that.
-func (f Facts) throughDaemon(uri, socket, reason string) Choice {
-	return Choice{Config: machine(f.Getenv), ThroughNix: true, URI: uri, Socket: socket, Reason: reason}
-}
-
-// local reads the parameters of a store that is used directly.
-func (f Facts) local(uri, query string) (Choice, error) {
-	c := machine(f.Getenv)
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return Choice{}, fmt.Errorf("store %q: %w", uri, err)
+// place applies the parameters of a URI, and its path where that is a root.
+func (f Facts) place(u nixconf.StoreURI, choice *Choice) (err error) {
+	c := &choice.Config
+	root := u.Parameters["root"]
+	if root == "" && u.Kind != "daemon" {
+		root = u.Path
 	}
-	if root := values.Get("root"); root != "" {
-		c = Under(root)
+	if root != "" {
+		logical := c.StoreDir
+		*c = Under(root)
+		c.StoreDir = logical
 	}
-	for key, list := range values {
-		value := list[len(list)-1]
-		switch key {
-		case "root":
-		case "store":
-			c.StoreDir = nix.StoreDir(value)
-			if !values.Has("real") && !values.Has("root") {
-				c.RealDir = value
-			}
-		case "real":
-			c.RealDir = value
-		case "state":
-			c.StateDir = value
-		case "log":
-			c.LogDir = value
-		default:
-			return Choice{}, fmt.Errorf("store %q: unknown parameter %q: there are root, store, real, state and log", uri, key)
+	c.NoSymlinks = !f.AllowSymlinks
+	for name, value := range u.Parameters {
+		if err := choice.set(name, value, u); err != nil {
+			return fmt.Errorf("parameter %s: %w", name, err)
 		}
 	}
-	return Choice{Config: c, Reason: "it was named"}, c.check()
+	if dir := u.Parameters["store"]; dir != "" && root == "" && u.Parameters["real"] == "" {
+		c.RealDir = dir
+	}
+	for _, dir := range []string{c.RealDir, c.StateDir} {
+		if strings.Contains(dir, "?") { // the rest of a URI, more likely than not
+			return fmt.Errorf("directory %q: a store may not have a question mark in its name", dir)
+		}
+	}
+	return c.check()
+}
+
+// set applies one parameter.
+func (choice *Choice) set(name, value string, u nixconf.StoreURI) (err error) {
+	c := &choice.Config
+	local := u.Kind != "daemon"
+	switch {
+	case value == "":
+	case name == "root" && !filepath.IsAbs(value):
+		return fmt.Errorf("%q is not an absolute path", value)
+	case name == "root":
+	case name == "store":
+		c.StoreDir = nix.StoreDir(filepath.Clean(value))
+	case name == "real":
+		c.RealDir = value
+	case name == "state":
+		c.StateDir = value
+	case name == "log":
+		c.LogDir = value
+	case name == "require-sigs" && local:
+		var required bool
+		required, err = nixconf.ParseBool(value)
+		choice.RequireSigs = &required
+	case name == "read-only" && local:
+		c.ReadOnly, err = nixconf.ParseBool(value)
+	case name == "trusted": // where another store takes from this one without signatures
+		_, err = nixconf.ParseBool(value)
+	case slices.Contains(inconsequential, name):
+	default:
+		return errors.New("unsupported")
+	}
+	return err
+}
+
+// inconsequential are parameters of Nix that change nothing in what we do.
+var inconsequential = []string{
+	"build-dir", "max-connection-age", "max-connections", "path-info-cache-size", "priority", "system-features", "want-mass-query",
 }

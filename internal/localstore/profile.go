@@ -112,6 +112,11 @@ func lockProfile(ctx context.Context, profile string) (*fileLock, error) {
 // Generations returns the generations of a profile, the oldest first. A profile
 // that does not exist has none.
 func (s *Store) Generations(profile string) ([]Generation, error) {
+	return Generations(s.config.StoreDir, profile)
+}
+
+// Generations returns those of a profile whose paths are in the store directory dir.
+func Generations(dir nix.StoreDir, profile string) ([]Generation, error) {
 	profile, err := filepath.Abs(profile)
 	if err != nil {
 		return nil, err
@@ -143,7 +148,7 @@ func (s *Store) Generations(profile string) ([]Generation, error) {
 			return nil, err
 		}
 		// What points elsewhere has a number all the same.
-		p, _, _ := s.config.StoreDir.Split(target)
+		p, _, _ := dir.Split(target)
 		generations = append(generations, Generation{number, link, p, info.ModTime(), filepath.Base(current) == entry.Name()})
 	}
 	slices.SortFunc(generations, func(a, b Generation) int { return cmp.Compare(a.Number, b.Number) })

@@ -53,6 +53,9 @@ type Config struct {
 	// ReadOnly opens the store without changing anything in it. Hold still
 	// takes temporary roots where the state directory permits.
 	ReadOnly bool
+	// NoSymlinks refuses a store whose directory of contents, or one above it, is a
+	// symbolic link, as Nix does.
+	NoSymlinks bool
 	// NoSync registers paths whose files may not have reached the disk. A power
 	// failure can then leave valid paths with empty files, as in Nix.
 	NoSync bool
@@ -125,6 +128,9 @@ func open(ctx context.Context, c Config) (_ *Store, err error) {
 			s.Close()
 		}
 	}()
+	if err := c.checkSymlinks(); err != nil {
+		return nil, err
+	}
 	if err := c.checkSchema(); err != nil {
 		return nil, err
 	}
@@ -150,6 +156,19 @@ func open(ctx context.Context, c Config) (_ *Store, err error) {
 	}
 	s.db = newDatabase(c)
 	return s, s.db.check(ctx)
+}
+
+// checkSymlinks is for NoSymlinks. What is not there is no link.
+func (c Config) checkSymlinks() error {
+	if !c.NoSymlinks {
+		return nil
+	}
+	for dir := filepath.Clean(c.RealDir); dir != "/"; dir = filepath.Dir(dir) {
+		if st, err := os.Lstat(dir); err == nil && st.Mode()&fs.ModeSymlink != 0 {
+			return fmt.Errorf("%s is a symbolic link, which neither the store nor a directory above it may be; NIX_IGNORE_SYMLINK_STORE=1 allows it", dir)
+		}
+	}
+	return nil
 }
 
 // checkSchema reads the file that says which version the database has.

@@ -37,6 +37,7 @@ type setting struct {
 
 // settings are all keys that are read. Other keys are ignored.
 var settings = map[string]setting{
+	"allow-symlinked-store":    {boolean, "false"},
 	"connect-timeout":          {form: number},
 	"download-attempts":        {form: number},
 	"http-connections":         {form: number},
@@ -279,6 +280,15 @@ func (s *Settings) flag(key string) bool {
 
 // RequireSignatures reports require-sigs, which is true unless switched off.
 func (s *Settings) RequireSignatures() bool { return s.flag("require-sigs") }
+
+// AllowSymlinkedStore reports whether the store's directory, or one above it, may be a
+// symbolic link: allow-symlinked-store, else NIX_IGNORE_SYMLINK_STORE.
+func (s *Settings) AllowSymlinkedStore() bool {
+	if _, set := s.values["allow-symlinked-store"]; set {
+		return s.flag("allow-symlinked-store")
+	}
+	return s.env.nonEmpty("NIX_IGNORE_SYMLINK_STORE") == "1"
+}
 
 // Store returns the URI of the store to use where nobody names one: the key store,
 // else NIX_REMOTE, else "auto".
