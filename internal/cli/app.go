@@ -115,7 +115,12 @@ func (p *program) run(ctx context.Context, args []string) error {
 	case p.name == "nix-daemon":
 		return p.runAsNixDaemon(ctx, args)
 	case p.name == "nix-copy-closure":
-		return p.runApp(ctx, p.nixCopyClosureApp(), args)
+		app := p.nixCopyClosureApp()
+		args, err := takeSettings(args, flagKinds(app.Flags))
+		if err != nil {
+			return err
+		}
+		return p.runApp(ctx, app, args)
 	}
 	return p.runApp(ctx, p.app(), args)
 }
