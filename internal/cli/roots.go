@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/copy-closure/copy-closure/internal/farend"
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/remote"
 	"github.com/copy-closure/copy-closure/transport"
@@ -248,6 +249,10 @@ func (l *localEnd) runNix(ctx context.Context, words ...string) error {
 	}
 	if l.nixURI != "" {
 		words = append(words, "--store", l.nixURI)
+	}
+	var err error
+	if words[0], err = farend.LookPath(words[0]); err != nil {
+		return err
 	}
 	session, err := transport.LocalCommand(ctx, words, nil, nil)
 	if err != nil {
