@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,8 +75,10 @@ type Import struct {
 	partials   map[string]partial       // by hash part; nil: none are kept
 	vouched    func(*nix.PathInfo) bool // whose partial paths are kept; nil: all
 	pending    int                      // bytes of memory of entries
-	atomic     int                      // paths that become valid together; 0: in groups
-	settled    map[nix.StorePath]bool   // of those, valid already
+	lockTimer  *time.Timer              // until the locks of the queue are given up; nil: none are held
+	closed     bool
+	atomic     int                    // paths that become valid together; 0: in groups
+	settled    map[nix.StorePath]bool // of those, valid already
 }
 
 // An entry is a path on its way.
@@ -90,6 +93,8 @@ type entry struct {
 	busy    bool            // another process has the lock
 	synced  bool            // the files are on the disk
 	memory  int             // bytes that count as pending
+	lease   *lease          // of a large path while it is unpacked
+	aside   string          // where the tree is meanwhile, if it has lost its lock; else empty
 }
 
 // NewImport begins to take paths in.
@@ -298,8 +303,15 @@ func (im *Import) addLarge(ctx context.Context, e *entry, in *input) error {
 	}
 	defer space.release()
 	hasher := nar.NewHasher(sha256.New())
-	contents := bufio.NewReaderSize(io.TeeReader(space, hasher), unpackBuffer)
+	e.lease = &lease{im: im, e: e, in: space}
+	contents := bufio.NewReaderSize(io.TeeReader(e.lease, hasher), unpackBuffer)
+	contents.Peek(leaseHead) // a sender who says nothing gets no lock; its error comes again
+	stop := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { e.lease.watch(stop) })
 	err = im.place(ctx, e, contents, func() [sha256.Size]byte { return [sha256.Size]byte(hasher.Sum()) })
+	close(stop)
+	watching.Wait()
 	hasher.Sum() // in case that place did not come to it
 	broken := in.drain(ctx)
 	if broken != nil {

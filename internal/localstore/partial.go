@@ -184,7 +184,7 @@ func (im *Import) keep(e *entry, err error) {
 	}
 	p := partial{narHash: e.info.NARHash, size: early.Offset}
 	name := partialName(e.info.Path, p.narHash, p.size)
-	if p.path, err = im.store.moveAside(im.store.RealPath(e.info.Path), name); err != nil {
+	if p.path, err = im.store.moveAside(im.tree(e), name); err != nil {
 		im.store.log.Debug("cannot keep a partial path", "path", e.info.Path, "error", err)
 		return
 	}

@@ -24,6 +24,7 @@ func (im *Import) enqueue(ctx context.Context, e *entry) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	im.queue = append(im.queue, e)
+	im.limitLocks(ctx)
 	im.freshPaths++
 	im.freshBytes += e.info.NARSize
 	if im.waiting > 0 || im.full(1) {
@@ -80,6 +81,7 @@ func (im *Import) Flush(ctx context.Context) error {
 // Close flushes, unless the import is atomic, and ends the import. No other method may run then, or be called
 // later.
 func (im *Import) Close() error {
+	im.endLocks()
 	im.background.Wait()
 	if im.atomic > 0 {
 		im.giveUp()

@@ -98,7 +98,7 @@ func (s *Store) sweepRoots(ctx context.Context, f *os.File) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := s.sweepPath(ctx, p); err != nil {
+		if err := errors.Join(s.sweepPath(ctx, p), s.sweepAside(p, f.Name())); err != nil {
 			return err
 		}
 	}

@@ -68,10 +68,15 @@ func (im *Import) lock(ctx context.Context, e *entry) error {
 
 // drop deletes what is unpacked of a path whose lock we have, and gives that up.
 func (im *Import) drop(e *entry) error {
-	if e.lock == nil {
-		return nil
+	var asideErr error
+	if e.aside != "" {
+		asideErr = nar.RemoveAllAt(im.store.dir, e.aside)
+		e.aside = ""
 	}
-	err := errors.Join(nar.RemoveAllAt(im.store.dir, e.info.Path.Base()), e.lock.release())
+	if e.lock == nil {
+		return asideErr
+	}
+	err := errors.Join(asideErr, nar.RemoveAllAt(im.store.dir, e.info.Path.Base()), e.lock.release())
 	e.lock = nil
 	return err
 }
@@ -81,6 +86,10 @@ func (s *Store) unpack(ctx context.Context, e *entry, contents io.Reader, sum fu
 	// What a process that died has left.
 	if err := nar.RemoveAllAt(s.dir, base); err != nil {
 		return err
+	}
+	if e.lease != nil {
+		e.lease.begin()
+		defer e.lease.end()
 	}
 	err := nar.RestoreAt(ctx, contents, s.dir, base, nar.RestoreOptions{Canonical: true})
 	var malformed *nar.FormatError
@@ -98,6 +107,11 @@ func (s *Store) unpack(ctx context.Context, e *entry, contents io.Reader, sum fu
 	narHash := nix.SHA256Hash(sum())
 	if err := e.info.CheckNAR(narHash, e.info.NARSize); err != nil {
 		return err
+	}
+	if e.lease != nil {
+		if err := e.lease.home(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.checkContentAddress(ctx, e.info, narHash); err != nil {
 		return err
