@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -105,7 +106,9 @@ var errWrongEnd = fmt.Errorf("%w: the NAR does not end where its path info says"
 
 // Read reads the NAR. An error says how the far end failed.
 func (d *Delivery) Read(p []byte) (int, error) {
+	silent := time.AfterFunc(narSilence, d.giveUp)
 	n, err := d.stream.Read(p)
+	silent.Stop()
 	d.tail = append(d.tail, p[max(0, n-len(narEnd)):n]...)
 	d.tail = d.tail[max(0, len(d.tail)-len(narEnd)):]
 	if n > 0 && d.stream.N == 0 && string(d.tail) != narEnd {
@@ -121,6 +124,12 @@ func (d *Delivery) Read(p []byte) (int, error) {
 	d.Close()
 	<-d.ended
 	return n, d.err
+}
+
+// giveUp ends the session of a far end that is silent.
+func (d *Delivery) giveUp() {
+	d.c.cause.CompareAndSwap(nil, &errSilentNAR)
+	abortStream(d.c.stream)
 }
 
 // Reader returns d.

@@ -16,6 +16,19 @@ const (
 
 var errSilent = fmt.Errorf("nothing has come from the other end for %v", mostSilent*heartbeat)
 
+// In Nix's protocols, which have no heartbeat, an end may be silent for so long in the
+// middle of a request or a NAR. That is long enough for a laptop that slept for a moment
+// and for a disk that has to wake up.
+const (
+	requestSilence = 15 * time.Minute // of a client
+	narSilence     = 5 * time.Minute  // of a far end
+)
+
+var (
+	errSilentClient = fmt.Errorf("nothing has come from the client for %v in the middle of a request", requestSilence)
+	errSilentNAR    = fmt.Errorf("nothing has come from the far end for %v in the middle of a NAR", narSilence)
+)
+
 // keepAlive has something written to a lane from time to time, so that the other side
 // knows that it works, and ends the lane when that side says nothing: its frames go over
 // others then, and a far end that has lost its client makes room for the next.

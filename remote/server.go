@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -159,6 +160,7 @@ type server struct {
 	out     *wire.Writer // empty while adds are not acknowledged
 	version uint64       // the client's; it decides which fields there are
 	adds    *serverAdds  // nil before the first
+	between bool         // no request is being read: the client may be silent
 
 	// verdict appends the words that a client gets for a path. Its error ends the
 	// session.
@@ -185,7 +187,19 @@ func (in serverInput) Read(p []byte) (int, error) {
 	if err := in.s.out.Flush(); err != nil {
 		return 0, err
 	}
+	if !in.s.between {
+		silent := time.AfterFunc(requestSilence, func() { in.s.stop(errSilentClient) })
+		defer silent.Stop()
+	}
 	return in.s.stream.Read(p)
+}
+
+// nextCommand waits for a request, as long as the client likes.
+func (s *server) nextCommand() uint64 {
+	s.between = true
+	command := s.in.Uint64()
+	s.between = command == cmdPeer && s.options.Peer // which has heartbeats
+	return command
 }
 
 // serve reads requests until the client is gone. The error that it returns gives
@@ -198,7 +212,7 @@ func (s *server) serve(ctx context.Context) error {
 		if s.adds != nil && s.in.Buffered() == 0 {
 			s.adds.flush()
 		}
-		command := s.in.Uint64()
+		command := s.nextCommand()
 		if err := s.in.Err(); errors.Is(err, io.EOF) {
 			return s.settle()
 		} else if err != nil {

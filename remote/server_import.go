@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/copy-closure/copy-closure/internal/nar"
 	"github.com/copy-closure/copy-closure/internal/nix"
@@ -19,14 +18,11 @@ func (s *server) importPaths(ctx context.Context) error {
 	if err := s.mayWrite("import paths"); err != nil {
 		return err
 	}
-	spool, err := os.CreateTemp("", "copy-closure-import-*")
+	spool, err := newSpool()
 	if err != nil {
 		return fmt.Errorf("import paths: %w", err)
 	}
 	defer spool.Close()
-	if err := os.Remove(spool.Name()); err != nil {
-		return fmt.Errorf("import paths: %w", err)
-	}
 	for {
 		switch more := s.in.Uint64(); {
 		case s.in.Err() != nil:
@@ -46,7 +42,7 @@ func (s *server) importPaths(ctx context.Context) error {
 	}
 }
 
-func (s *server) importPath(ctx context.Context, spool *os.File) error {
+func (s *server) importPath(ctx context.Context, spool *spool) error {
 	if err := rewind(spool); err != nil {
 		return fmt.Errorf("import a path: %w", err)
 	}
@@ -79,7 +75,7 @@ func (s *server) importPath(ctx context.Context, spool *os.File) error {
 	return s.add(ctx, info, spool, false)
 }
 
-func rewind(f *os.File) error {
+func rewind(f *spool) error {
 	if err := f.Truncate(0); err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (d *daemonServer) serve(ctx context.Context) error {
 		if d.adds != nil && d.in.Buffered() == 0 {
 			d.adds.flush()
 		}
-		op := d.in.Uint64()
+		op := d.nextCommand()
 		if err := d.in.Err(); errors.Is(err, io.EOF) {
 			return d.settle()
 		} else if err != nil {

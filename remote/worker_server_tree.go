@@ -6,11 +6,9 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nar"
@@ -71,20 +69,8 @@ func (d *daemonServer) addTree(ctx context.Context, contents io.Reader, name, me
 	return info, d.take(ctx, info, spool, add)
 }
 
-// newSpool makes a file without a name.
-func newSpool() (*os.File, error) {
-	spool, err := os.CreateTemp("", "copy-closure-import-*")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(spool.Name()); err != nil {
-		return nil, errors.Join(err, spool.Close())
-	}
-	return spool, nil
-}
-
 // describe writes contents to the spool as a NAR and finds out what path they are.
-func (d *daemonServer) describe(spool *os.File, contents io.Reader, name, method string, refs []nix.StorePath) (*nix.PathInfo, error) {
+func (d *daemonServer) describe(spool *spool, contents io.Reader, name, method string, refs []nix.StorePath) (*nix.PathInfo, error) {
 	text, algorithm, _ := cutLast(method)
 	ca := nix.ContentAddress{Method: nix.IngestMethod(text)}
 	sum := newDigest(nix.HashAlgorithm(algorithm))
