@@ -30,6 +30,7 @@ import (
 // whole process.
 const (
 	memoryBudget    = 256 << 20 // bytes, of a client that takes the largest window
+	questionBudget  = 64 << 20  // bytes, of a reader who asks which paths are valid
 	temprootsBudget = 65 << 20  // bytes of the session's file
 	partialBudget   = 0         // bytes that are kept of a path nobody vouches for
 	requestBudget   = 0         // requests to caches on behalf of a reader
@@ -263,6 +264,7 @@ func TestHostile(t *testing.T) {
 		"writer's roots":  hostileWriterHolds,
 		"caches":          hostileForecast,
 		"bomb":            hostileBomb,
+		"daemon":          hostileDaemonClient,
 	} {
 		t.Run(name, func(t *testing.T) { client(t, product) })
 	}
@@ -327,7 +329,7 @@ func hostileQuestion(t *testing.T, product string) {
 	if err := v.query(true, 0, 1_000_000); err != nil || !v.answer() {
 		t.Fatalf("the question was not answered: %v: %s", err, v.errors.String())
 	}
-	v.report("reader asks about 1,000,000 invented paths", "memory", v.memory(), memoryBudget, "MiB")
+	v.report("reader asks about 1,000,000 invented paths", "memory", v.memory(), questionBudget, "MiB")
 	v.report("reader asks about 1,000,000 invented paths", "temporary roots", v.size("var/nix/temproots"), temprootsBudget, "MiB")
 }
 
@@ -336,12 +338,12 @@ func hostileHolds(t *testing.T, product string) {
 	v := attack(t, product, "", "--read-only")
 	v.serve()
 	for round := range 6 {
-		if err := v.query(true, round*50_000, 50_000); err != nil || !v.answer() {
+		if err := v.query(true, round*25_000, 25_000); err != nil || !v.answer() {
 			t.Fatalf("round %d was not answered: %v: %s", round, err, v.errors.String())
 		}
 	}
-	v.report("reader holds 300,000 paths in 6 questions", "memory", v.memory(), memoryBudget, "MiB")
-	v.report("reader holds 300,000 paths in 6 questions", "temporary roots", v.size("var/nix/temproots"), temprootsBudget, "MiB")
+	v.report("reader holds 150,000 paths in 6 questions", "memory", v.memory(), questionBudget, "MiB")
+	v.report("reader holds 150,000 paths in 6 questions", "temporary roots", v.size("var/nix/temproots"), temprootsBudget, "MiB")
 }
 
 // hostileWriterHolds has a writer hold ever more paths until the server has enough.
@@ -439,4 +441,54 @@ func hostileBomb(t *testing.T, product string) {
 	v.cmd.Wait()
 	left := v.size("var/nix/copy-closure") + v.size("store") - before
 	v.report("untrusted writer hangs up in a path of 512 MiB", "bytes left on the disk", left, partialBudget, "")
+}
+
+// hostileDaemonClient has a reader of the worker protocol ask about paths that are nowhere,
+// and hold them.
+func hostileDaemonClient(t *testing.T, product string) {
+	v := attack(t, product, "", "--read-only", "--daemon-protocol")
+	v.Uint64(0x6e697863)
+	v.Uint64(1<<8 | 26)
+	v.Bool(false) // no processor is preferred
+	v.Bool(false) // no space is reserved
+	v.Flush()
+	r := wire.NewReader(v.out)
+	for range 2 {
+		r.Uint64() // greeting
+	}
+	v.wantLast(r)
+	const paths = 150_000
+	v.Uint64(31) // QueryValidPaths
+	v.Uint64(paths)
+	for i := range paths {
+		v.String(inventedPath(i))
+	}
+	v.Flush()
+	v.wantLast(r)
+	r.Uint64() // no paths
+	const roots = 20_000
+	go func() {
+		for i := range roots {
+			v.Uint64(11) // AddTempRoot
+			v.String(inventedPath(i))
+		}
+		v.Flush()
+	}()
+	for range roots {
+		v.wantLast(r)
+		r.Uint64()
+	}
+	if err := r.Err(); err != nil {
+		t.Fatalf("%v: %s", err, v.errors.String())
+	}
+	v.report("reader of the worker protocol asks about 150,000 invented paths", "memory", v.memory(), questionBudget, "MiB")
+	v.report("reader of the worker protocol holds 20,000 paths one by one", "temporary roots", v.size("var/nix/temproots"), temprootsBudget, "MiB")
+}
+
+// wantLast reads the word behind which a daemon's answer is.
+func (v *victim) wantLast(r *wire.Reader) {
+	v.t.Helper()
+	if got := r.Uint64(); got != 0x616c7473 || r.Err() != nil {
+		v.t.Fatalf("read %#x (error %v): %s", got, r.Err(), v.errors.String())
+	}
 }
