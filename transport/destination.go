@@ -81,7 +81,7 @@ func (d Destination) check() error {
 		return fmt.Errorf("port %d is out of range", d.Port)
 	}
 	for _, r := range d.Host {
-		if unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune("'`\"$\\;&<>|(){},/@[]", r) {
+		if unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune("'`\"$\\;&<>|(){},@[]", r) {
 			return fmt.Errorf("the host name contains %q", r)
 		}
 	}

@@ -92,3 +92,13 @@ func TestLocalCommandSelectsSSH(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// The name of a Host block may contain a slash, as those of systemd's ssh proxy do.
+func TestAliasWithSlash(t *testing.T) {
+	eachProgram(t, func(t *testing.T, program string) {
+		h, s := newHost(t), newSetup(t)
+		s.add("group/web1", h)
+		s.options.Program = program
+		works(t, s.mustDial("group/web1"))
+	})
+}
