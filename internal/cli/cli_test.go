@@ -65,9 +65,10 @@ func TestParseHost(t *testing.T) {
 	if h, err := parseHost("ssh-ng://web1"); err != nil || !h.worker {
 		t.Errorf("parsed to %+v, %v", h, err)
 	}
-	for _, text := range []string{"", "-oProxyCommand=x", "ssh://-x", "http://web1", "web1?remote-shop=x", "a;b"} {
-		if h, err := parseHost(text); err == nil {
-			t.Errorf("%q is accepted as %+v", text, h)
+	for _, text := range []string{"", "-oProxyCommand=x", "ssh://-x", "http://web1", "web1?remote-shop=x", "a;b", "root:s3cret@web1", "ssh://root:s3/cret@web1",
+		"https://root:s3cret@web1", "web1?password=s3cret", "web1?x=s3%zzcret"} {
+		if h, err := parseHost(text); err == nil || strings.Contains(err.Error(), "cret") {
+			t.Errorf("%q: %+v, %v", text, h, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/copy-closure/copy-closure/internal/nixconf"
+	"github.com/copy-closure/copy-closure/internal/show"
 	"github.com/copy-closure/copy-closure/transport"
 )
 
@@ -31,9 +32,12 @@ func parseHost(text string) (*hostURI, error) {
 		case "ssh-ng":
 			h.worker = true
 		default:
-			return nil, fmt.Errorf("%q: a host is [user@]host[:port], ssh://[user@]host[:port] or ssh-ng://[user@]host[:port], not %s://", text, scheme)
+			return nil, fmt.Errorf("%q: a host is [user@]host[:port], ssh://[user@]host[:port] or ssh-ng://[user@]host[:port], not %s://", show.URL(text), scheme)
 		}
 		rest = strings.TrimSuffix(after, "/")
+	}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 && strings.Contains(rest[:at], ":") {
+		return nil, fmt.Errorf("host %s: a password cannot stand before the host; it is asked for at the terminal", rest[at+1:])
 	}
 	var err error
 	if h.destination, err = transport.ParseDestination(rest); err != nil {
@@ -42,11 +46,11 @@ func parseHost(text string) (*hostURI, error) {
 	h.name = h.destination.String()
 	values, err := nixconf.ParseQuery(query)
 	if err != nil {
-		return nil, fmt.Errorf("%q: %w", text, err)
+		return nil, fmt.Errorf("%q: its parameters are not in the form NAME=VALUE&…", show.URL(text))
 	}
 	for key, value := range values {
 		if err := h.set(key, value); err != nil {
-			return nil, fmt.Errorf("%q: %w", text, err)
+			return nil, fmt.Errorf("%q: %w", show.URL(text), err)
 		}
 	}
 	return h, nil
