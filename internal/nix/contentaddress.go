@@ -110,7 +110,11 @@ func (info *PathInfo) CheckContentAddress() error {
 			others = append(others, ref)
 		}
 	}
-	want, err := info.Path.Dir().ContentAddressedPath(info.Path.Name(), ca, others, len(others) < len(info.References))
+	self := len(others) < len(info.References)
+	if ca.Method != Text && (ca.Method != Recursive || ca.Hash.Algorithm() != SHA256) {
+		self = false // which the path does not depend on, and Nix 2.8 takes
+	}
+	want, err := info.Path.Dir().ContentAddressedPath(info.Path.Name(), ca, others, self)
 	if err != nil {
 		return err
 	}
