@@ -42,6 +42,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"sshd":         plain(cmdSshd),
 	"store":        plain(cmdStore),
 	"valid":        cmdValid,
+	"without-nix":  cmdWithoutNix,
 	"verify":       cmdVerify,
 	"web":          plain(cmdWeb),
 }
@@ -172,6 +173,7 @@ func cmdSshd(s script, args []string) error {
 	readOnly := flags.Bool("ro", false, "")
 	flags.BoolVar(&config.NoSFTP, "no-sftp", false, "")
 	noExec := flags.Bool("noexec", false, "")
+	withoutNix := flags.Bool("without-nix", false, "")
 	userName := flags.String("user", "", "")
 	shell := flags.String("shell", "/bin/sh", "")
 	flags.StringVar(&config.Address, "address", "", "")
@@ -183,7 +185,7 @@ func cmdSshd(s script, args []string) error {
 		return err
 	}
 	if err := need(flags.Args(), 1, "sshd [-max-sessions N] [-force CMD] [-key-command CMD] [-banner TEXT] "+
-		"[-noise TEXT] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME [-shell FILE]]] [-no-sftp] [-address IP] [-option LINE] [-pipe] STORE"); err != nil {
+		"[-noise TEXT] [-without-nix] [-ours] [-as-nix] [-bare] [-namespace [-ro] [-noexec] [-user NAME [-shell FILE]]] [-no-sftp] [-address IP] [-option LINE] [-pipe] STORE"); err != nil {
 		return err
 	}
 	s.servers++
@@ -198,6 +200,9 @@ func cmdSshd(s script, args []string) error {
 		return err
 	}
 	config.Env = append(config.Env, "PATH="+path)
+	if *withoutNix {
+		config.Prefix = harness.WithoutNixDir(config.Dir)
+	}
 	if *space {
 		n, err := harness.NewNamespace(store, *readOnly)
 		if err != nil {
@@ -222,9 +227,12 @@ func cmdSshd(s script, args []string) error {
 
 // farPath makes a PATH for the server's sessions, below dir.
 func (s script) farPath(dir string, ours, asNix, bare bool) (string, error) {
-	path := "/usr/bin:/bin"
+	nixStore, err := exec.LookPath("nix-store")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Dir(nixStore) + ":/usr/bin:/bin"
 	if bare {
-		var err error
 		if path, err = harness.BarePath(filepath.Join(dir, "bare")); err != nil {
 			return "", err
 		}
@@ -414,6 +422,13 @@ func cmdNamespace(ts *testscript.TestScript, neg bool, args []string) {
 	expect(ts, neg, ts.Exec(line[0], line[1:]...))
 }
 
+// cmdWithoutNix runs a program where the machine has no /nix.
+func cmdWithoutNix(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(need(args, 1, "without-nix PROGRAM ARG…"))
+	line := append(harness.WithoutNixDir(ts.MkAbs("without-nix")), args...)
+	expect(ts, neg, ts.Exec(line[0], line[1:]...))
+}
+
 // asNobody gives the user nobody a home, and a key for the script's server.
 func (s script) asNobody() ([]string, error) {
 	const nobody = 65534
@@ -422,11 +437,29 @@ func (s script) asNobody() ([]string, error) {
 		return nil, err
 	}
 	line, err := harness.AsNobody(home)
-	if err != nil || s.sshd == nil {
-		return line, err
+	if err != nil {
+		return nil, err
+	}
+	line = append(line, "PATH="+pathOfOthers(s.Getenv("PATH")))
+	if s.sshd == nil {
+		return line, nil
 	}
 	config, err := s.sshd.LendKey(s.Getenv("ssh_config"), nobody, nobody)
 	return append(line, "NIX_SSHOPTS=-F "+config), err
+}
+
+// pathOfOthers leaves out of a PATH what other users cannot enter: Nix 2.26 and newer
+// fail for such a directory.
+func pathOfOthers(path string) string {
+	closed := func(dir string) bool {
+		for ; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+			if info, err := os.Stat(dir); err != nil || info.Mode()&1 == 0 {
+				return true
+			}
+		}
+		return false
+	}
+	return strings.Join(slices.DeleteFunc(filepath.SplitList(path), closed), string(filepath.ListSeparator))
 }
 
 func cmdDaemon(s script, args []string) error {

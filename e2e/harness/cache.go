@@ -12,14 +12,15 @@ import (
 )
 
 // CacheDir returns where closures that take long to make are kept between
-// runs: $COPY_CLOSURE_TEST_CACHE, or copy-closure-test in the user's cache.
+// runs: $COPY_CLOSURE_TEST_CACHE, or copy-closure-test in the user's cache, or in
+// the directory for temporary files where the user has no home.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("COPY_CLOSURE_TEST_CACHE"); dir != "" {
 		return filepath.Abs(dir)
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("set COPY_CLOSURE_TEST_CACHE: %w", err)
+		dir = os.TempDir()
 	}
 	return filepath.Join(dir, "copy-closure-test"), nil
 }

@@ -17,7 +17,7 @@ import (
 // each gets a private mount namespace in which the store's files are /nix. The
 // machine's own /nix stays as it is, and nobody else sees the mounts. Because
 // the directories are the same ones for all commands, locks, sockets and
-// temporary roots work between them. It needs root and an existing /nix.
+// temporary roots work between them. It needs root.
 //
 // A multi-user Nix is made of a [Namespace.StartDaemon] and commands of
 // [AsNobody]: to them the state directory is not writable and the daemon's
@@ -34,10 +34,44 @@ type Namespace struct {
 	ReadOnly bool
 }
 
-const namespaceScript = `mount --bind "$1" /nix && shift && exec "$@"`
+// newRootScript gives a mount namespace another root, made at $new, with all that the
+// machine has but /nix.
+const newRootScript = `dir=$PWD
+mkdir -p "$new"
+mount -t tmpfs -o mode=755 tmpfs "$new"
+for entry in /*; do
+  if [ -L "$entry" ]; then cp -P "$entry" "$new/"
+  elif [ -d "$entry" ] && [ "$entry" != /nix ]; then mkdir "$new$entry"; mount --rbind "$entry" "$new$entry"; fi
+done
+mkdir "$new/.old"
+cd "$new"
+pivot_root . .old
+umount --lazy /.old
+rmdir /.old
+cd "$dir"
+`
 
-const readOnlyScript = `mount --bind "$1" /nix && shift &&
-mount --bind /nix/store /nix/store && mount -o remount,bind,ro /nix/store && exec "$@"`
+// namespaceScript makes $1 the directory /nix. A machine that has none keeps its root as
+// it is: the commands get another.
+const namespaceScript = `set -e
+nix=$1; shift
+if ! [ -d /nix ]; then
+new=${nix%/nix}/root
+` + newRootScript + `mkdir /nix
+fi
+mount --bind "$nix" /nix
+`
+
+const readOnlyScript = `mount --bind /nix/store /nix/store
+mount -o remount,bind,ro /nix/store
+`
+
+// WithoutNixDir returns the beginning of a command line for a machine that has no /nix.
+// It needs root, and a directory for scratch files.
+func WithoutNixDir(dir string) []string {
+	script := "set -e\nnew=$1; shift\n" + newRootScript + `exec "$@"`
+	return []string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", filepath.Join(dir, "root")}
+}
 
 // NoExec returns the beginning of a command line for use inside of a namespace:
 // programs in dir cannot be started from then on.
@@ -65,8 +99,9 @@ func NewNamespace(s *Store, readOnly bool) (*Namespace, error) {
 func (n *Namespace) Command(args ...string) []string {
 	script := namespaceScript
 	if n.ReadOnly {
-		script = readOnlyScript
+		script += readOnlyScript
 	}
+	script += `exec "$@"`
 	line := []string{"unshare", "--mount", "--propagation", "private",
 		"sh", "-c", script, "sh", filepath.Join(n.Store.Root, "nix")}
 	return append(line, args...)

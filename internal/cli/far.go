@@ -313,6 +313,27 @@ func (f *farEnd) output(ctx context.Context, command string) (string, error) {
 	return string(text), err
 }
 
+// followScript prints where each path behind $1, the store directory, leads to. It
+// looks at nothing in the store, as localstore.Resolve: there may be no /nix.
+const followScript = `s=$1; shift
+for f do
+  d=""; t=$f; n=0
+  while [ -n "$t" ]; do
+    case $d/$t in "$s"/*) break;; esac
+    c=${t%%/*}
+    case $t in */*) t=${t#*/};; *) t="";; esac
+    case $c in ""|.) continue;; ..) d=${d%/*}; continue;; esac
+    if [ -L "$d/$c" ] && [ $n -lt 40 ]; then
+      l=$(readlink "$d/$c") || exit 1
+      n=$((n+1))
+      case $l in /*) d=""; l=${l#/};; esac
+      t=$l${t:+/$t}
+    elif [ -e "$d/$c" ]; then d=$d/$c
+    else echo "$f: no such file or directory" >&2; exit 1; fi
+  done
+  echo "$d${t:+/$t}"
+done`
+
 // resolve finds the store paths that arguments of a pull mean: store paths and
 // paths inside them as they stand; relative ones through the links of this
 // machine, as ./result; other absolute ones through the links over there.
@@ -338,10 +359,10 @@ func (f *farEnd) resolve(ctx context.Context, args []string, local *localEnd) ([
 	if len(links) == 0 {
 		return roots, nil
 	}
-	text, err := f.output(ctx, "readlink -f -- "+transport.Quote(links...))
+	text, err := f.output(ctx, remote.Command(followScript, append([]string{string(dir)}, links...)...))
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if err == nil && len(lines) != len(links) {
-		err = fmt.Errorf("readlink answered with %d lines", len(lines))
+		err = fmt.Errorf("the shell there answered with %d lines", len(lines))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s there: %w", strings.Join(links, " "), err)

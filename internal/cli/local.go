@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/copy-closure/copy-closure/closure"
 	"github.com/copy-closure/copy-closure/internal/localstore"
@@ -68,15 +67,10 @@ func (l *localEnd) split(ctx context.Context, arg string) (p nix.StorePath, insi
 	if l.store != nil {
 		return l.store.Resolve(ctx, arg)
 	}
-	if p, inside, err := storeDir().Split(arg); err == nil {
-		return p, inside, nil
-	}
-	real, err := filepath.EvalSymlinks(arg)
+	dir := storeDir()
+	p, inside, err = localstore.Resolve(ctx, dir, string(dir), arg)
 	if err != nil {
 		return nix.StorePath{}, "", fmt.Errorf("%w: %w", err, nix.ErrNotValid)
-	}
-	if p, inside, err = storeDir().Split(real); err != nil {
-		return nix.StorePath{}, "", fmt.Errorf("%s: %w: %w", arg, err, nix.ErrNotValid)
 	}
 	return p, inside, nil
 }

@@ -42,11 +42,12 @@ func (c Choice) Through() string {
 type Facts struct {
 	Getenv        func(string) string
 	Home          string // directory of the user
-	HaveDatabase  bool   // the state directory of Nix holds a database
+	HaveState     bool   // the state directory of Nix exists
+	HaveDatabase  bool   // and holds a database
 	HaveNix       bool   // Nix's own nix-store is in PATH
 	Socket        string // of the daemon
 	HaveSocket    bool   // which listens
-	StateWritable bool   // this user may write the database
+	StateWritable bool   // this user may write the database, or make it
 	StoreWritable bool   // and the directory of contents: not where it is mounted read-only
 	Default       string // the URI of the configuration; empty: auto
 	// AllowSymlinks lets the directory of contents, or one above it, be a symbolic link.
@@ -68,14 +69,24 @@ func Gather(env nixconf.Environment) (Facts, error) {
 	return Facts{
 		Getenv:        getenv,
 		Home:          nixconf.Home(env),
+		HaveState:     exists(c.StateDir),
 		HaveDatabase:  exists(c.state("db/db.sqlite")),
 		Socket:        socket,
 		HaveSocket:    exists(socket),
-		StateWritable: unix.Access(c.state("db"), unix.W_OK) == nil,
-		StoreWritable: unix.Access(c.RealDir, unix.W_OK) == nil,
+		StateWritable: writable(c.state("db")),
+		StoreWritable: writable(c.RealDir),
 		Default:       conf.Store(),
 		AllowSymlinks: conf.AllowSymlinkedStore(),
 	}, nil
+}
+
+// writable reports whether this user may write a directory, or make it where it is
+// missing.
+func writable(dir string) bool {
+	for !exists(dir) && dir != "/" {
+		dir = filepath.Dir(dir)
+	}
+	return unix.Access(dir, unix.W_OK) == nil
 }
 
 func exists(path string) bool {
@@ -175,26 +186,28 @@ func (f Facts) auto() (Choice, error) {
 	c.NoSymlinks = !f.AllowSymlinks
 	switch {
 	case !f.HaveDatabase && !f.HaveNix:
-		return Choice{Config: f.embedded(), Reason: "there is no Nix on this machine"}, nil
+		return f.userStore("copy-closure", "there is no Nix on this machine"), nil
 	case f.HaveSocket:
 		return Choice{Config: c, ThroughNix: true, Socket: f.Socket, Opaque: filepath.Clean(f.Socket) != c.socket(), Reason: "a Nix daemon runs here"}, nil
 	case f.StateWritable && f.StoreWritable:
 		return f.withoutWAL(Choice{Config: c, Reason: "the store may be written and no Nix daemon runs"}), nil
+	case f.HaveNix && !f.HaveState && f.Getenv("NIX_STORE_DIR") == "" && f.Getenv("NIX_STATE_DIR") == "":
+		return f.userStore("nix/root", "this user may not make "+c.StateDir+": as Nix 2.10 and newer"), nil
 	case f.HaveNix:
 		return Choice{Config: c, ThroughNix: true, Reason: "this user may not write the store"}, nil
 	}
 	return Choice{Config: c, Reason: "there is a store, and neither a Nix daemon nor nix-store"}, nil
 }
 
-// embedded is the store of a user whose machine has no Nix.
-func (f Facts) embedded() Config {
+// userStore is a store below this user's directory for data.
+func (f Facts) userStore(name, reason string) Choice {
 	data := f.Getenv("XDG_DATA_HOME")
 	if data == "" {
 		data = filepath.Join(f.Home, ".local/share")
 	}
-	c := Under(filepath.Join(data, "copy-closure"))
+	c := Under(filepath.Join(data, name))
 	c.StoreDir = StoreDir(f.Getenv)
-	return c
+	return Choice{Config: c, Reason: reason}
 }
 
 // place applies the parameters of a URI, and its path where that is a root.

@@ -8,7 +8,7 @@ import (
 )
 
 func TestChoose(t *testing.T) {
-	root := localstore.Facts{HaveDatabase: true, HaveNix: true, StateWritable: true, StoreWritable: true}
+	root := localstore.Facts{Home: "/home/u", HaveState: true, HaveDatabase: true, HaveNix: true, StateWritable: true, StoreWritable: true}
 	rootBesideDaemon, user, userBesideDaemon, readOnlyMount := root, root, root, root
 	rootBesideDaemon.HaveSocket = true
 	rootBesideDaemon.Socket = "/d/socket"
@@ -16,7 +16,12 @@ func TestChoose(t *testing.T) {
 	userBesideDaemon.StateWritable, userBesideDaemon.StoreWritable, userBesideDaemon.HaveSocket = false, false, true
 	userBesideDaemon.Socket = "/d/socket"
 	readOnlyMount.StoreWritable = false
-	without := localstore.Facts{}
+	without := localstore.Facts{Home: "/home/u"}
+	userBeforeNix, userBeforeDatabase := without, without
+	userBeforeNix.HaveNix = true
+	userBeforeDatabase.HaveNix, userBeforeDatabase.HaveState = true, true
+	rootBeforeNix := userBeforeNix
+	rootBeforeNix.StateWritable, rootBeforeNix.StoreWritable = true, true
 	withoutProgram := userBesideDaemon
 	withoutProgram.HaveNix = false
 	cases := []struct {
@@ -35,6 +40,9 @@ func TestChoose(t *testing.T) {
 		{name: "user without a daemon", facts: user, dir: "/nix/store", throughNix: true},
 		{name: "read-only mount", facts: readOnlyMount, dir: "/nix/store", throughNix: true},
 		{name: "no Nix", facts: without, dir: "/home/u/.local/share/copy-closure/nix/store"},
+		{name: "root with Nix, without /nix", facts: rootBeforeNix, dir: "/nix/store"},
+		{name: "user with Nix, without /nix", facts: userBeforeNix, dir: "/home/u/.local/share/nix/root/nix/store"},
+		{name: "user with Nix, with an empty /nix", facts: userBeforeDatabase, dir: "/nix/store", throughNix: true},
 		{name: "no Nix, local", uri: "local", facts: without, dir: "/nix/store"},
 		{name: "daemon without nix-store", facts: withoutProgram, dir: "/nix/store", throughNix: true, socket: "/d/socket"},
 		{name: "directory", uri: "/srv/x/", facts: root, dir: "/srv/x/nix/store"},
@@ -66,7 +74,7 @@ func TestChoose(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			env := map[string]string{"NIX_STORE_DIR": c.storeDir}
-			c.facts.Home, c.facts.Default = "/home/u", c.remote
+			c.facts.Default = c.remote
 			c.facts.Getenv = func(key string) string { return env[key] }
 			got, err := c.facts.Choose(c.uri)
 			if c.err != "" {

@@ -17,48 +17,59 @@ const maxLinks = 40
 // links that lead to one, such as ./result. It also returns what of arg lies
 // beneath the store path, without a leading slash. The store path need not be valid.
 func (s *Store) Resolve(ctx context.Context, arg string) (p nix.StorePath, rest string, err error) {
+	return Resolve(ctx, s.config.StoreDir, s.config.RealDir, arg)
+}
+
+// Resolve is Store.Resolve for a store that cannot be opened here: its paths are
+// named in dir and lie in realDir. Neither directory has to exist.
+func Resolve(ctx context.Context, dir nix.StoreDir, realDir, arg string) (p nix.StorePath, rest string, err error) {
 	path, err := filepath.Abs(arg)
 	if err != nil {
 		return nix.StorePath{}, "", err
 	}
-	if p, rest, ok := s.split(path); ok {
-		return p, rest, nil
-	}
-	path, err = s.followLinks(ctx, path)
+	r := resolver{dir, realDir}
+	path, err = r.followLinks(ctx, path)
 	if err != nil {
 		return nix.StorePath{}, "", fmt.Errorf("resolve %s: %w", arg, err)
 	}
-	p, rest, ok := s.split(path)
+	p, rest, ok := r.split(path)
 	if !ok {
-		return nix.StorePath{}, "", fmt.Errorf("resolve %s: %q is not in the store %s", arg, path, s.config.StoreDir)
+		return nix.StorePath{}, "", fmt.Errorf("resolve %s: %q is not in the store %s", arg, path, dir)
 	}
 	return p, rest, nil
 }
 
-// split splits a path beneath the logical or the real store directory.
-func (s *Store) split(path string) (nix.StorePath, string, bool) {
-	if inside, ok := strings.CutPrefix(path, s.config.RealDir+"/"); ok {
-		path = string(s.config.StoreDir) + "/" + inside
+// A resolver knows the logical and the real directory of a store.
+type resolver struct {
+	dir     nix.StoreDir
+	realDir string
+}
+
+// split splits a path beneath either directory.
+func (r resolver) split(path string) (nix.StorePath, string, bool) {
+	if inside, ok := strings.CutPrefix(path, r.realDir+"/"); ok {
+		path = string(r.dir) + "/" + inside
 	}
-	p, rest, err := s.config.StoreDir.Split(path)
+	p, rest, err := r.dir.Split(path)
 	return p, rest, err == nil
 }
 
-// followLinks resolves the links in an absolute path, element by element, until it
-// is in the store or has no more of them. Links within the store may not be
-// followed: in a store under another root they are about that root.
-func (s *Store) followLinks(ctx context.Context, path string) (string, error) {
+// followLinks resolves the links in an absolute path, element by element, until its
+// text is in the store or it has no more of them. Nothing of a path in the store is
+// looked at: on a machine whose store is under another root, /nix may be missing, and
+// links within the store are about that root.
+func (r resolver) followLinks(ctx context.Context, path string) (string, error) {
 	done, links := "/", 0
 	for todo := path[1:]; todo != ""; {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
+		if whole := filepath.Join(done, todo); r.holds(whole) {
+			return whole, nil
+		}
 		var name string
 		name, todo, _ = strings.Cut(todo, "/")
 		next := filepath.Join(done, name)
-		if _, _, ok := s.split(next); ok {
-			return filepath.Join(next, todo), nil
-		}
 		st, err := os.Lstat(next)
 		if err != nil {
 			return "", err
@@ -81,4 +92,10 @@ func (s *Store) followLinks(ctx context.Context, path string) (string, error) {
 		done = "/"
 	}
 	return done, nil
+}
+
+// holds reports whether a path is in the store.
+func (r resolver) holds(path string) bool {
+	_, _, ok := r.split(path)
+	return ok
 }

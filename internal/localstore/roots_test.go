@@ -206,6 +206,33 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// A machine without /nix resolves links into it.
+func TestResolveIntoMissingDirectory(t *testing.T) {
+	dir := tempDir(t)
+	store := nix.StoreDir(filepath.Join(dir, "missing/store"))
+	p, err := store.Parse(string(store) + "/" + nixtest.Chain(1)[0].Info.Path.Base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTree(t, dir, map[string]string{
+		"result":  "->" + p.String(),
+		"profile": "->profile-1-link", "profile-1-link": "->" + p.String(),
+		"relative": "->missing/store/" + p.Base() + "/share",
+	})
+	for arg, want := range map[string]string{
+		p.String() + "/bin":               "bin",
+		filepath.Join(dir, "result"):      "",
+		filepath.Join(dir, "result/bin"):  "bin",
+		filepath.Join(dir, "profile/bin"): "bin",
+		filepath.Join(dir, "relative/x"):  "share/x",
+	} {
+		got, rest, err := localstore.Resolve(t.Context(), store, "/elsewhere", arg)
+		if err != nil || got != p || rest != want {
+			t.Errorf("Resolve(%s) = %s, %q, %v; want %q", arg, got, rest, err, want)
+		}
+	}
+}
+
 func TestDelete(t *testing.T) {
 	root := tempDir(t)
 	c := nixtest.Chain(4)
