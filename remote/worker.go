@@ -54,7 +54,18 @@ const (
 	opAddBuildLog                = 45
 	opBuildPathsWithResults      = 46
 	opAddPermRoot                = 47
+	opAddTempRoots               = 49 // with featureTempRoots
+	opQueryPathInfos             = 50 // with featurePathInfos
 )
+
+// Features of the worker protocol, which hold where both ends name them.
+const (
+	featureTempRoots = "addTempRoots"
+	featurePathInfos = "queryPathInfos"
+)
+
+// ourFeatures are those that either end of ours names.
+var ourFeatures = []string{featureTempRoots, featurePathInfos}
 
 // Tags of the messages that a daemon sends before the answer to an operation.
 const (

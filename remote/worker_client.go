@@ -229,15 +229,40 @@ func (d *Daemon) Substitutable(ctx context.Context, paths []nix.StorePath) ([]ni
 // Hold asks the daemon to keep paths from garbage collection until Close, and does
 // not wait for it: an error of the session shows in the next request.
 func (d *Daemon) Hold(ctx context.Context, paths []nix.StorePath) error {
+	if len(paths) > 1 && d.dialect.offers(featureTempRoots) {
+		return d.holdTogether(paths)
+	}
 	_, err := d.each(ctx, "lock", request{op: opAddTempRoot, paths: paths}, func(r *wire.Reader, _ nix.StorePath) error {
 		return readAcknowledgement(r)
 	})
 	return err
 }
 
-// PathInfos returns what the daemon knows of those of paths that are valid there. It
-// has no question about many, so they are asked one behind the other.
+// holdTogether is Hold in one request.
+func (d *Daemon) holdTogether(paths []nix.StorePath) error {
+	k := &call{
+		what: fmt.Sprintf("lock %d paths", len(paths)),
+		read: func(r *wire.Reader) error {
+			if err := d.first.readMessages(r, nil); err != nil {
+				return err
+			}
+			return readAcknowledgement(r)
+		},
+		done: func(error) {},
+	}
+	return d.first.send(k, false, func(w *wire.Writer) error {
+		w.Uint64(opAddTempRoots)
+		w.Paths(sortedPaths(paths))
+		return nil
+	})
+}
+
+// PathInfos returns what the daemon knows of those of paths that are valid there. A
+// daemon without a question about many is asked about one behind the other.
 func (d *Daemon) PathInfos(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	if len(paths) > 1 && d.dialect.offers(featurePathInfos) {
+		return d.pathInfosTogether(ctx, paths)
+	}
 	infos := make([]*nix.PathInfo, 0, len(paths))
 	var budget nix.ClosureBudget
 	err := d.all(ctx, "ask for the path info of", request{op: opQueryPathInfo, paths: paths}, func(r *wire.Reader, p nix.StorePath) error {
@@ -262,6 +287,31 @@ func (d *Daemon) AllPaths(ctx context.Context) (paths []nix.StorePath, err error
 		return r.Err()
 	})
 	return paths, err
+}
+
+// pathInfosTogether is PathInfos in one request.
+func (d *Daemon) pathInfosTogether(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
+	var infos []*nix.PathInfo
+	var budget nix.ClosureBudget
+	d.rounds.Add(1)
+	err := d.ask(ctx, "ask for path infos", opQueryPathInfos, func(w *wire.Writer) {
+		w.Paths(sortedPaths(paths))
+	}, func(r *wire.Reader) error {
+		var known []nix.StorePath
+		for range r.Count(len(paths)) {
+			p := r.Path(d.dir)
+			info := readWorkerInfo(r, d.dir, p)
+			infos, known = append(infos, info), append(known, p)
+			if err := cmp.Or(r.Err(), budget.Add(info.MemorySize())); err != nil {
+				return err
+			}
+		}
+		return checkSubset("path infos", known, paths)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return infos, nil
 }
 
 // readWorkerInfo reads the fields of a path info behind the path.

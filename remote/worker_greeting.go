@@ -2,6 +2,7 @@ package remote
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -14,6 +15,7 @@ type workerDialect struct {
 	once       sync.Once     // of the first session's introduction
 	introduced chan struct{} // closed when what follows is known
 	nixVersion string        // empty where the daemon does not tell
+	features   []string      // that the daemon named
 	trust      Trust
 }
 
@@ -58,6 +60,17 @@ func (d *workerDialect) greet(c *conn, r *wire.Reader) error {
 	return d.readIntroduction(c, r)
 }
 
+// offers reports whether the daemon is known to have a feature. It does not wait for the
+// daemon's introduction, which comes behind the first requests: these do without.
+func (d *workerDialect) offers(feature string) bool {
+	select {
+	case <-d.introduced:
+		return slices.Contains(d.features, feature)
+	default:
+		return false
+	}
+}
+
 // sayHello does not wait for the first request, which must wait for the answer. An
 // error of writing shows in what is read.
 func (c *conn) sayHello() {
@@ -71,7 +84,7 @@ func (c *conn) introduceWorker() error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if c.version >= workerFeatures {
-		c.w.Strings(nil)
+		c.w.Strings(ourFeatures)
 	}
 	c.w.Uint64(0) // no processor is preferred
 	c.w.Uint64(0) // no space is reserved
@@ -80,8 +93,9 @@ func (c *conn) introduceWorker() error {
 
 // readIntroduction reads what the daemon says of itself.
 func (d *workerDialect) readIntroduction(c *conn, r *wire.Reader) error {
+	var features []string
 	if c.version >= workerFeatures {
-		r.Strings(maxFeatures, wire.MaxField)
+		features = r.Strings(maxFeatures, wire.MaxField)
 	}
 	nixVersion, trust := "", TrustUnknown
 	if c.version >= workerNixVersion {
@@ -97,7 +111,7 @@ func (d *workerDialect) readIntroduction(c *conn, r *wire.Reader) error {
 		return err
 	}
 	d.once.Do(func() {
-		d.nixVersion, d.trust = nixVersion, trust
+		d.nixVersion, d.features, d.trust = nixVersion, features, trust
 		close(d.introduced)
 	})
 	return nil

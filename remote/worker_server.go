@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/copy-closure/copy-closure/internal/nix"
 	"github.com/copy-closure/copy-closure/internal/wire"
@@ -49,8 +50,9 @@ func ServeDaemon(ctx context.Context, stream io.ReadWriteCloser, b DaemonBackend
 // A daemonServer is one session.
 type daemonServer struct {
 	*server
-	store   DaemonBackend
-	inGroup error // the first of the paths that are added without a word for each
+	store    DaemonBackend
+	features []string // that both ends know
+	inGroup  error    // the first of the paths that are added without a word for each
 }
 
 // since reports whether the client knows the fields of version 1.minor.
@@ -102,8 +104,10 @@ func (d *daemonServer) greet() error {
 	}
 	d.version = min(version, workerVersion)
 	if d.version >= workerFeatures {
-		d.in.Strings(maxFeatures, wire.MaxField)
-		d.out.Strings(nil)
+		d.features = slices.DeleteFunc(d.in.Strings(maxFeatures, wire.MaxField), func(f string) bool {
+			return !slices.Contains(ourFeatures, f)
+		})
+		d.out.Strings(ourFeatures)
 	}
 	if d.in.Bool() { // a processor is preferred
 		d.in.Uint64()
@@ -205,6 +209,12 @@ func (d *daemonServer) tellVerdict(words []byte, add serverAdd, err error) ([]by
 }
 
 func (d *daemonServer) answer(ctx context.Context, op uint64) error {
+	switch {
+	case op == opAddTempRoots && slices.Contains(d.features, featureTempRoots):
+		return d.addTempRoots(ctx)
+	case op == opQueryPathInfos && slices.Contains(d.features, featurePathInfos):
+		return d.queryManyPathInfos(ctx)
+	}
 	switch op {
 	case opIsValidPath:
 		return d.isValidPath(ctx)

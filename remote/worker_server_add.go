@@ -223,6 +223,19 @@ func (d *daemonServer) addTempRoot(ctx context.Context) error {
 	return d.reply(err, one)
 }
 
+func (d *daemonServer) addTempRoots(ctx context.Context) error {
+	var failure error
+	d.in.EachPaths(d.dir, wire.MaxPaths, func(some []nix.StorePath) {
+		if failure == nil {
+			_, failure = d.holdValid(ctx, some, true)
+		}
+	})
+	if err := d.request("hold paths"); err != nil {
+		return err
+	}
+	return d.reply(failure, one)
+}
+
 func (d *daemonServer) addIndirectRoot(ctx context.Context) error {
 	link := d.in.String(wire.MaxPath)
 	if err := d.request("add a root"); err != nil {

@@ -52,6 +52,40 @@ func (d *daemonServer) queryPathInfo(ctx context.Context) error {
 	})
 }
 
+// queryManyPathInfos tells how many infos follow before it looks for them. A path that is
+// deleted in between ends the session.
+func (d *daemonServer) queryManyPathInfos(ctx context.Context) error {
+	a := asked{}
+	var failure error
+	d.in.EachPaths(d.dir, wire.MaxPaths, func(some []nix.StorePath) {
+		if failure == nil {
+			failure = d.lookUp(ctx, &a, some, false, false)
+		}
+	})
+	if err := d.request("tell path infos"); err != nil {
+		return err
+	}
+	if failure != nil {
+		return d.reply(failure, nothing)
+	}
+	valid := a.valid.sorted()
+	d.reply(nil, func(w *wire.Writer) { w.Uint64(uint64(len(valid))) })
+	for batch := range slices.Chunk(valid, serverInfoBatch) {
+		infos, err := d.backend.PathInfos(ctx, batch)
+		if err == nil && len(infos) < len(batch) {
+			err = fmt.Errorf("a path is not valid any more: %w", nix.ErrNotValid)
+		}
+		if err != nil {
+			return fmt.Errorf("tell path infos: %w", err)
+		}
+		for _, info := range infos {
+			d.out.Path(info.Path)
+			writeKnownInfo(d.out, info)
+		}
+	}
+	return nil
+}
+
 // writeKnownInfo writes what the store knows of a path, behind the path.
 func writeKnownInfo(w *wire.Writer, info *nix.PathInfo) {
 	sorted := *info
