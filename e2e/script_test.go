@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -21,16 +23,45 @@ const module = "github.com/copy-closure/copy-closure"
 // the harness does what the scripts about our own program rely on.
 func TestStock(t *testing.T) { runScripts(t, "testdata/stock", "") }
 
+// TestNewerNix runs those scripts, and some about our own program, with the Nix of newer
+// Debian suites in place of the system's.
+func TestNewerNix(t *testing.T) {
+	product := buildProduct(t)
+	for _, nix := range harness.NewerNix(t) {
+		t.Run(nix.Version, func(t *testing.T) {
+			t.Setenv("PATH", nix.Dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			t.Run("stock", func(t *testing.T) { runScripts(t, "testdata/stock", "") })
+			t.Run("script", func(t *testing.T) { runScripts(t, "testdata/script", product, newerNixScripts...) })
+		})
+	}
+}
+
+// newerNixScripts are those in testdata/script that have a Nix at one end and
+// copy-closure at the other, for each protocol and direction.
+var newerNixScripts = []string{
+	"push", "pull", "profile-push", "ssh-ng-push", "ssh-ng-pull", "ssh-ng-roots",
+	"stock-clients", "stock-clients-ng", "multiuser-push", "ssh-ng-untrusted", "fetch", "cache-push", "cache-serve",
+}
+
 // TestScript runs the scripts about copy-closure.
 func TestScript(t *testing.T) { runScripts(t, "testdata/script", buildProduct(t)) }
 
 // TestTiming runs the scripts that measure, when the others are done.
 func TestTiming(t *testing.T) { runScripts(t, "testdata/timing", buildProduct(t)) }
 
-func runScripts(t *testing.T, dir, product string) {
+// runScripts runs the named scripts in dir, or all.
+func runScripts(t *testing.T, dir, product string, names ...string) {
 	harness.Need(t, "ssh", "sshd", "nix-store", "nix", "nix-copy-closure")
+	var files []string
+	for _, name := range names {
+		files = append(files, filepath.Join(dir, name+".txtar"))
+	}
+	if files != nil {
+		dir = ""
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 dir,
+		Files:               files,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup:               func(env *testscript.Env) error { return setUp(env, product) },
@@ -93,8 +124,12 @@ func setUp(env *testscript.Env, product string) error {
 	return nil
 }
 
-// condition knows [root], [apt] and [ipv6].
+// condition knows [root], [apt], [ipv6] and [nix:VERSION]: the Nix in PATH is that version
+// or a newer one.
 func condition(name string) (bool, error) {
+	if version, ok := strings.CutPrefix(name, "nix:"); ok {
+		return nixIsAtLeast(version)
+	}
 	switch name {
 	case "root":
 		return os.Getuid() == 0, nil
@@ -109,4 +144,20 @@ func condition(name string) (bool, error) {
 		return err == nil, nil
 	}
 	return false, fmt.Errorf("unknown condition [%s]", name)
+}
+
+func nixIsAtLeast(version string) (bool, error) {
+	out, err := exec.Command("nix-store", "--version").Output()
+	if err != nil {
+		return false, fmt.Errorf("nix-store --version: %w", err)
+	}
+	words := strings.Fields(string(out))
+	have, want := [2]int{}, [2]int{}
+	if _, err := fmt.Sscanf(words[len(words)-1], "%d.%d", &have[0], &have[1]); err != nil {
+		return false, fmt.Errorf("version %q: %w", out, err)
+	}
+	if _, err := fmt.Sscanf(version, "%d.%d", &want[0], &want[1]); err != nil {
+		return false, fmt.Errorf("version %q: %w", version, err)
+	}
+	return slices.Compare(have[:], want[:]) >= 0, nil
 }
