@@ -76,3 +76,25 @@ func TestStalledSender(t *testing.T) {
 		})
 	}
 }
+
+// TestUnfinishedTreeIsSwept has a process die while its tree is out of the path's place.
+func TestUnfinishedTreeIsSwept(t *testing.T) {
+	root := tempDir(t)
+	fill(t, root)
+	chain := nixtest.Chain(2)
+	c := localstore.Under(root)
+	aside := filepath.Join(c.RealDir, chain[1].Info.Path.HashPart()+"-unfinished-1")
+	if err := os.MkdirAll(filepath.Join(aside, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(c.StateDir, "temproots"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.StateDir, "temproots/1"), []byte(chain[1].Info.Path.String()+"\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustAdd(t, openStore(t, c), chain[0])
+	if _, err := os.Lstat(aside); err == nil {
+		t.Error("the tree is left behind")
+	}
+}
