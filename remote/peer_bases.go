@@ -36,12 +36,31 @@ const smallPatch = 256 << 10
 type serverBases struct {
 	mu    sync.Mutex
 	infos map[nix.StorePath]*nix.PathInfo // offered, and held
+	size  int                             // bytes of memory that infos take
 	owed  map[uint64]bool                 // paths that are asked for as a whole
 	paid  *sync.Cond                      // when there are none
 }
 
 func (b *serverBases) init() {
 	b.infos, b.owed, b.paid = make(map[nix.StorePath]*nix.PathInfo), make(map[uint64]bool), sync.NewCond(&b.mu)
+}
+
+// maxBases is how many bytes of path infos of bases a session keeps.
+const maxBases = 64 << 20
+
+// add keeps a base that is offered. It reports false where there are too many. The caller
+// holds b.mu.
+func (b *serverBases) add(info *nix.PathInfo) bool {
+	size := b.size + info.MemorySize()
+	if old := b.infos[info.Path]; old != nil {
+		size -= old.MemorySize()
+	}
+	if size > maxBases {
+		return false
+	}
+	b.size = size
+	b.infos[info.Path] = info
+	return true
 }
 
 func (b *serverBases) info(p nix.StorePath) *nix.PathInfo {
@@ -92,8 +111,10 @@ func (p *peerServer) findBases(ctx context.Context, wants []nix.StorePath) (map[
 	}
 	p.bases.mu.Lock()
 	defer p.bases.mu.Unlock()
-	for _, info := range found {
-		p.bases.infos[info.Path] = info
+	for want, info := range found {
+		if !p.bases.add(info) {
+			delete(found, want)
+		}
 	}
 	return found, nil
 }

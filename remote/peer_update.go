@@ -110,8 +110,9 @@ func (p *peerServer) holdBases(ctx context.Context, bases []Base) (map[Base]bool
 	p.bases.mu.Lock()
 	defer p.bases.mu.Unlock()
 	for _, info := range infos {
-		here[Base{info.Path, info.NARHash}] = true
-		p.bases.infos[info.Path] = info
+		if p.bases.add(info) {
+			here[Base{info.Path, info.NARHash}] = true
+		}
 	}
 	return here, err
 }
