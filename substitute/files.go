@@ -2,8 +2,12 @@ package substitute
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"io/fs"
 	"time"
+
+	"github.com/copy-closure/copy-closure/internal/show"
 )
 
 // Files are the files of a cache, wherever they lie, by their names relative to
@@ -14,6 +18,14 @@ type Files interface {
 	Open(ctx context.Context, name string, offset int64) (io.ReadCloser, error)
 	// String is the cache's URL, for people; it holds no password.
 	String() string
+}
+
+// checkFileName returns an error unless name is relative and stays below the root of a cache.
+func checkFileName(name string) error {
+	if !fs.ValidPath(name) || name == "." {
+		return fmt.Errorf("%.200q is not the name of a file in a cache", show.URL(name))
+	}
+	return nil
 }
 
 // WritableFiles can be changed, too.

@@ -15,8 +15,11 @@ import (
 // Put implements WritableFiles on servers that take PUT, such as nginx with
 // dav_methods. A server that wants directories made first gets that, too.
 func (h *HTTP) Put(ctx context.Context, name string, contents io.ReadSeeker, size int64) error {
-	u := h.base.JoinPath(name)
-	err := h.retry(ctx, func() error { return h.put(ctx, u, contents, size) })
+	u, err := h.fileURL(name)
+	if err != nil {
+		return err
+	}
+	err = h.retry(ctx, func() error { return h.put(ctx, u, contents, size) })
 	if status, ok := errors.AsType[*StatusError](err); ok && status.Code == http.StatusConflict {
 		if err := h.exchange(ctx, "MKCOL", u.JoinPath("..", "/"), nil, 0); err != nil {
 			return fmt.Errorf("the directory of %s is missing: %w", show.URL(u.String()), err)
@@ -24,6 +27,15 @@ func (h *HTTP) Put(ctx context.Context, name string, contents io.ReadSeeker, siz
 		err = h.retry(ctx, func() error { return h.put(ctx, u, contents, size) })
 	}
 	return notWritable(err)
+}
+
+// fileURL returns the URL of a file of this cache. A name may come from a narinfo, and must
+// not lead out of the cache.
+func (h *HTTP) fileURL(name string) (*url.URL, error) {
+	if err := checkFileName(name); err != nil {
+		return nil, fmt.Errorf("%s: %w", h, err)
+	}
+	return h.base.JoinPath(name), nil
 }
 
 // A NotWritableError says that a server takes no files, or not from us.
@@ -114,8 +126,12 @@ func (h *HTTP) retry(ctx context.Context, do func() error) error {
 
 // Size implements WritableFiles. It is -1 where the server does not tell.
 func (h *HTTP) Size(ctx context.Context, name string) (size int64, err error) {
+	u, err := h.fileURL(name)
+	if err != nil {
+		return 0, err
+	}
 	err = h.retry(ctx, func() error {
-		r, err := h.newRequest(ctx, http.MethodHead, h.base.JoinPath(name), nil)
+		r, err := h.newRequest(ctx, http.MethodHead, u, nil)
 		if err != nil {
 			return err
 		}
@@ -131,8 +147,11 @@ func (h *HTTP) Size(ctx context.Context, name string) (size int64, err error) {
 
 // Remove implements WritableFiles.
 func (h *HTTP) Remove(ctx context.Context, name string) error {
-	u := h.base.JoinPath(name)
-	err := h.retry(ctx, func() error { return h.exchange(ctx, http.MethodDelete, u, nil, 0) })
+	u, err := h.fileURL(name)
+	if err != nil {
+		return err
+	}
+	err = h.retry(ctx, func() error { return h.exchange(ctx, http.MethodDelete, u, nil, 0) })
 	if status, ok := errors.AsType[*StatusError](err); ok && (status.Code == http.StatusNotFound || status.Code == http.StatusGone) {
 		return nil
 	}

@@ -62,6 +62,23 @@ func TestHTTPPut(t *testing.T) {
 	}
 }
 
+// TestHTTPNamesStayInTheCache has names such as a hostile narinfo may hold.
+func TestHTTPNamesStayInTheCache(t *testing.T) {
+	ctx, asked := t.Context(), 0
+	cache := webCache(t, substitute.WebOptions{}, func(http.ResponseWriter, *http.Request) { asked++ })
+	for _, name := range []string{"../other/a", "nar/../../a", "/a", "", ".", "nar//a"} {
+		_, sizeErr := cache.Size(ctx, name)
+		for _, err := range []error{sizeErr, cache.Put(ctx, name, strings.NewReader("a"), 1), cache.Remove(ctx, name)} {
+			if err == nil {
+				t.Errorf("%q is taken as the name of a file", name)
+			}
+		}
+	}
+	if asked > 0 {
+		t.Errorf("the server got %d requests", asked)
+	}
+}
+
 func TestHTTPPutEmpty(t *testing.T) {
 	cache := webCache(t, substitute.WebOptions{}, func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {

@@ -261,7 +261,7 @@ func (v *Inventory) Delete(ctx context.Context, paths []nix.StorePath) (freed in
 		if err := files.Remove(ctx, listingName(p)); err != nil {
 			return freed, err
 		}
-		if v.usesNAR(n.URL) {
+		if v.usesNAR(n.URL) || !isNARName(n.URL) {
 			continue
 		}
 		if err := files.Remove(ctx, n.URL); err != nil {
@@ -271,6 +271,12 @@ func (v *Inventory) Delete(ctx context.Context, paths []nix.StorePath) (freed in
 	}
 	stray, err := v.deleteStrays(ctx, files)
 	return freed + stray, err
+}
+
+// isNARName reports whether a narinfo's URL can name a NAR of the same cache. A narinfo that
+// somebody else wrote must not make Delete remove another path's narinfo, or a file elsewhere.
+func isNARName(name string) bool {
+	return checkFileName(name) == nil && name != CacheInfoName && path.Ext(name) != ".narinfo"
 }
 
 // doomed checks that paths may be deleted.

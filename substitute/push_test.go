@@ -193,6 +193,32 @@ func TestCompressionCheckWritable(t *testing.T) {
 	}
 }
 
+// TestInventoryDeleteForeignFile has a narinfo that claims another path's narinfo, or a
+// file outside the cache, as its NAR.
+func TestInventoryDeleteForeignFile(t *testing.T) {
+	closure, dir := nixtest.Diamond(), substitute.Dir(t.TempDir())
+	if _, err := writer(dir, closure).Push(t.Context(), closure.Infos()); err != nil {
+		t.Fatal(err)
+	}
+	paths := closure.Paths()
+	top, kept := paths[len(paths)-1], substitute.NARInfoName(paths[0])
+	for _, url := range []string{kept, substitute.CacheInfoName, "../outside"} {
+		v, _ := verify(t, dir)
+		v.Infos[top].URL = url
+		if _, err := v.Delete(t.Context(), []nix.StorePath{top}); err != nil {
+			t.Errorf("delete a path with the URL %s: %v", url, err)
+		}
+		for _, name := range []string{kept, substitute.CacheInfoName} {
+			if _, err := dir.Size(t.Context(), name); err != nil {
+				t.Errorf("URL %s: %v", url, err)
+			}
+		}
+		if _, err := writer(dir, closure).Push(t.Context(), closure.Infos()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestInventoryDelete(t *testing.T) {
 	closure, dir := nixtest.Diamond(), substitute.Dir(t.TempDir())
 	if _, err := writer(dir, closure).Push(t.Context(), closure.Infos()); err != nil {
