@@ -193,7 +193,7 @@ func (p *program) verdict(checked, damaged, untrusted int) error {
 // checkSigned wants the signatures of some trusted keys; a content address is as
 // good as any number of them, since whoever reads the contents can check it.
 func checkSigned(info *nix.PathInfo, keys nix.TrustedKeys, needed int) error {
-	if info.CA != "" && info.CheckContentAddress() == nil {
+	if info.ContentAddressed() {
 		return nil
 	}
 	if n := len(keys.Signers(info)); n < needed {

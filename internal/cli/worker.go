@@ -65,7 +65,7 @@ func checkDaemonTrust(ctx context.Context, daemon trustTeller, where string, inf
 // speaks.
 func unvouched(infos []*nix.PathInfo) (unsigned []*nix.PathInfo) {
 	for _, info := range infos {
-		if len(info.Signatures) == 0 && (info.CA == "" || info.CheckContentAddress() != nil) {
+		if len(info.Signatures) == 0 && !info.ContentAddressed() {
 			unsigned = append(unsigned, info)
 		}
 	}

@@ -42,6 +42,32 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// TestUnverifiableAddress imports what is only as good as its signature, with its content
+// address, as Nix 2.34 does; Nix 2.8 cannot read that.
+func TestUnverifiableAddress(t *testing.T) {
+	s := openStore(t, localstore.Under(tempDir(t)))
+	o := nixtest.GitTree()
+	var keys nix.TrustedKeys
+	check := func(info *nix.PathInfo) error {
+		if !keys.Trusts(info) {
+			return nix.ErrNotTrusted
+		}
+		return nil
+	}
+	im := s.NewImport(localstore.ImportOptions{Check: check})
+	if err := addAll(t, im, o)[o.Info.Path.Base()]; !errors.Is(err, nix.ErrNotTrusted) {
+		t.Errorf("without a signature: %v", err)
+	}
+	if err := im.Close(); err != nil {
+		t.Error(err)
+	}
+	mustAdd(t, s, o)
+	info, err := s.PathInfo(t.Context(), o.Info.Path)
+	if err != nil || info.CA != o.Info.CA {
+		t.Errorf("imported as %+v, %v", info, err)
+	}
+}
+
 // expectTidy checks that a store has no files but those of valid paths.
 func expectTidy(t testing.TB, root string) {
 	t.Helper()

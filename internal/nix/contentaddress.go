@@ -11,11 +11,12 @@ import (
 // An IngestMethod says over which bytes a content address is computed.
 type IngestMethod string
 
-// The methods of Nix that are not experimental.
+// The methods of Nix. Git is experimental there; we compute no such hash.
 const (
-	Text      IngestMethod = "text"    // the bytes of a file that may have references
-	Flat      IngestMethod = "fixed"   // the bytes of a file without references
-	Recursive IngestMethod = "fixed:r" // the NAR
+	Text      IngestMethod = "text"      // the bytes of a file that may have references
+	Flat      IngestMethod = "fixed"     // the bytes of a file without references
+	Recursive IngestMethod = "fixed:r"   // the NAR
+	Git       IngestMethod = "fixed:git" // the object of Git
 )
 
 // A ContentAddress names content by its hash; with a name and references it
@@ -28,7 +29,7 @@ type ContentAddress struct {
 // ParseContentAddress reads the form that String prints, such as
 // fixed:r:sha256:04zw….
 func ParseContentAddress(s string) (ContentAddress, error) {
-	for _, method := range []IngestMethod{Text, Recursive, Flat} {
+	for _, method := range []IngestMethod{Text, Recursive, Git, Flat} {
 		rest, ok := strings.CutPrefix(s, string(method)+":")
 		if !ok {
 			continue
@@ -40,6 +41,9 @@ func ParseContentAddress(s string) (ContentAddress, error) {
 		if method == Text && hash.Algorithm() != SHA256 {
 			return ContentAddress{}, fmt.Errorf("content address %q: text is hashed with sha256", clip(s))
 		}
+		if method == Git && hash.Algorithm() != SHA1 && hash.Algorithm() != SHA256 {
+			return ContentAddress{}, fmt.Errorf("content address %q: git hashes with sha1 or sha256", clip(s))
+		}
 		return ContentAddress{method, hash}, nil
 	}
 	return ContentAddress{}, fmt.Errorf("content address %q has an unknown method", clip(s))
@@ -47,6 +51,12 @@ func ParseContentAddress(s string) (ContentAddress, error) {
 
 // String returns the form of the ca field.
 func (ca ContentAddress) String() string { return string(ca.Method) + ":" + ca.Hash.String() }
+
+// Verifiable reports whether we can compute the hash from contents. An address of which
+// we cannot vouches for no path.
+func (ca ContentAddress) Verifiable() bool {
+	return ca.Method != Git && ca.Hash.Algorithm() != BLAKE3
+}
 
 // ContentAddressedPath computes the store path of an object with that content
 // address, name and references. self says that the object refers to itself; it
@@ -67,8 +77,11 @@ func (d StoreDir) ContentAddressedPath(name string, ca ContentAddress, reference
 		return StorePath{}, fmt.Errorf("%s: content address %s cannot have references", name, ca)
 	}
 	method := ""
-	if ca.Method == Recursive {
+	switch ca.Method {
+	case Recursive:
 		method = "r:"
+	case Git:
+		method = "git:"
 	}
 	inner := sha256.Sum256([]byte("fixed:out:" + method + string(ca.Hash.Algorithm()) + ":" + ca.Hash.Hex() + ":"))
 	return d.makePath("output:out", hex.EncodeToString(inner[:]), name), nil
@@ -95,6 +108,13 @@ func (d StoreDir) makePath(kind, innerHex, name string) StorePath {
 		folded[i%len(folded)] ^= b
 	}
 	return StorePath{string(d) + "/" + EncodeNix32(folded[:]) + "-" + name}
+}
+
+// ContentAddressed reports whether info has a content address that belongs to its path
+// and that whoever stores the contents can verify. It looks at no content.
+func (info *PathInfo) ContentAddressed() bool {
+	ca, err := ParseContentAddress(info.CA)
+	return err == nil && ca.Verifiable() && info.CheckContentAddress() == nil
 }
 
 // CheckContentAddress returns an error unless info's path is the one that its

@@ -200,6 +200,8 @@ func (d StoreDir) resolveOutput(out *DerivationOutput, drvName, where, digest st
 	method, algorithm := Flat, HashAlgorithm(out.algorithm)
 	if rest, ok := strings.CutPrefix(out.algorithm, "r:"); ok {
 		method, algorithm = Recursive, HashAlgorithm(rest)
+	} else if rest, ok := strings.CutPrefix(out.algorithm, "git:"); ok {
+		method, algorithm = Git, HashAlgorithm(rest)
 	}
 	switch {
 	case out.algorithm == "" && where == "":

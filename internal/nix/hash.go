@@ -12,11 +12,13 @@ import (
 type HashAlgorithm string
 
 // The hash functions that a content address may use. NAR hashes are always SHA256.
+// BLAKE3 is experimental in Nix; we compute no such hash.
 const (
 	MD5    HashAlgorithm = "md5"
 	SHA1   HashAlgorithm = "sha1"
 	SHA256 HashAlgorithm = "sha256"
 	SHA512 HashAlgorithm = "sha512"
+	BLAKE3 HashAlgorithm = "blake3"
 )
 
 // size is the digest's length in bytes, 0 for an unknown algorithm.
@@ -26,7 +28,7 @@ func (a HashAlgorithm) size() int {
 		return 16
 	case SHA1:
 		return 20
-	case SHA256:
+	case SHA256, BLAKE3:
 		return 32
 	case SHA512:
 		return 64

@@ -169,6 +169,51 @@ func TestContentAddressedPath(t *testing.T) {
 	}
 }
 
+// TestUnverifiableAddress takes the paths that "nix store add" of Nix 2.34 makes of a file f
+// with the line "hi" and of a directory with it. Their addresses are no reason to refuse
+// them, and no reason to trust them.
+func TestUnverifiableAddress(t *testing.T) {
+	secret, err := nix.ParseSecretKey(secretText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := nix.TrustedKeys{}
+	keys.Add(secret.Public())
+	const file, dir = "EFUdrtf6Rn0LWIJufrmg8q99aT3jGfLvd1//zaJEufY=", "MyEwKR7frLkJXyCTAYmhACAemt2h4EszAo04ltEu78o="
+	for _, c := range []struct {
+		path, ca, narHash string
+		size              int64
+	}{
+		{"w4033b5da8i1mnvvvz836a1r9b3ajh5i-in", "fixed:git:sha1:v7mq0nlnh88287lwh73hs14xwpfafmfz", dir, 288},
+		{"0y3pd9w62lfv3jpg3xw9z6h0qfyfl388-in", "fixed:git:sha256:0jl8pgbddsa1npjba7vkqly667xw8ky9rin7fmg9l8x369anmkn6", dir, 288},
+		{"p8mmgij8lcknrcwhzhmvc9n3zhr3mqik-f", "fixed:r:blake3:1x1y3wjmnnz09ya91vbrk7gy48najpj781clyjpjg55hmisgpbnc", file, 120},
+		{"7dmnd8bwb6jwlac7ylvdpqaxzbyz0ag1-f", "fixed:blake3:0f74msa6lbgvs5ykhnx144j7f75rm00pw6r2mkgwcymdiwj612qb", file, 120},
+	} {
+		narHash, err := nix.ParseHash("sha256-" + c.narHash)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := parse(t, nix.DefaultStoreDir, "/nix/store/"+c.path)
+		info := &nix.PathInfo{Path: path, CA: c.ca, NARHash: narHash, NARSize: c.size}
+		if err := info.Check(); err != nil {
+			t.Error(err)
+		}
+		if keys.Trusts(info) || info.ContentAddressed() {
+			t.Errorf("%s vouches for %s", c.ca, path)
+		}
+		if info.Signatures, err = info.SignedWith([]nix.SecretKey{secret}); err != nil {
+			t.Fatal(err)
+		}
+		if !keys.Trusts(info) {
+			t.Errorf("a signature does not vouch for %s", path)
+		}
+		info.Path = parse(t, nix.DefaultStoreDir, hello)
+		if err := info.Check(); err == nil {
+			t.Errorf("%s belongs to %s", c.ca, info.Path)
+		}
+	}
+}
+
 func TestCheckContentAddress(t *testing.T) {
 	path := parse(t, vectorDir, "/tmp/nx/store/nwxairpi44q9rxmyybfyjz3arn86axr0-leaf")
 	info := &nix.PathInfo{Path: path, CA: "fixed:r:sha256:04zwf782yjwnh3q6hz5izfd6jyip8kgw6g6yj43fiqhbyhdd0dqw"}

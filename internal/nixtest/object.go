@@ -109,6 +109,14 @@ func Flat(name, content string) Object {
 	return newObject(contentAddressed(name, ca, nil, false), Node{Content: content}.NAR(), ca.String(), nil)
 }
 
+// GitTree returns a directory as "nix store add --mode git --hash-algo sha1" of Nix 2.34
+// makes it. We cannot verify its content address.
+func GitTree() Object {
+	ca := must(nix.ParseContentAddress("fixed:git:sha1:v7mq0nlnh88287lwh73hs14xwpfafmfz"))
+	tree := Node{Entries: map[string]Node{"f": {Content: "hi\n"}}}
+	return newObject(contentAddressed("in", ca, nil, false), tree.NAR(), ca.String(), nil)
+}
+
 // SelfSource makes a content-addressed object that refers to itself, as Nix makes it since
 // 2.17: makeTree gets the path to put into the tree.
 func SelfSource(name string, makeTree func(self string) Node, refs ...nix.StorePath) Object {
