@@ -102,7 +102,11 @@ func (s *Substituters) search(ctx context.Context, paths []nix.StorePath, next f
 	found := func(hit Hit, further []nix.StorePath) {
 		mu.Lock()
 		defer mu.Unlock()
-		if err := budget.Add(hit.MemorySize()); err != nil {
+		err := budget.Add(hit.MemorySize())
+		if asked+len(further) > nix.MaxClosurePaths { // most of them are still to be asked about
+			err = fmt.Errorf("%w: it has more than %d paths", nix.ErrClosureTooLarge, nix.MaxClosurePaths)
+		}
+		if err != nil {
 			tooLarge = err
 			q.close()
 			return
