@@ -28,7 +28,7 @@ func (im *Import) Atomic(paths int) error {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	im.atomic, im.settled = paths, make(map[nix.StorePath]bool)
-	im.mostLocks = max(im.mostLocks, 4*paths) // a quarter of them is held at once
+	im.mostLocks = max(im.mostLocks, lockShares*paths) // one share is held
 	return nil
 }
 
@@ -114,11 +114,7 @@ func (im *Import) awaitBusy(ctx context.Context, batch []*entry) error {
 	if busy < 0 {
 		return nil
 	}
-	for _, e := range batch {
-		if e.lock != nil {
-			im.yield(e)
-		}
-	}
+	im.yieldBeyond(0, batch)
 	lock, err := waitFileLock(ctx, im.store.RealPath(batch[busy].info.Path)+".lock")
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func (s *Store) findRoots(ctx context.Context) (roots, error) {
 			return nil, err
 		}
 	}
-	if err := s.findTempRoots(found); err != nil {
+	if err := s.findTempRoots(found, nil); err != nil {
 		return nil, err
 	}
 	if err := s.findRuntimeRoots(ctx, found); err != nil {
@@ -76,8 +76,9 @@ func (s *Store) findLink(found func(p nix.StorePath, link string), link string) 
 	}
 }
 
-// findTempRoots reads the roots of all processes that are alive.
-func (s *Store) findTempRoots(found roots) error {
+// findTempRoots reads the roots of all processes that are alive. A file that this process
+// has locked looks as if it were of such a one: ofDead, if not nil, is skipped.
+func (s *Store) findTempRoots(found roots, ofDead *os.File) error {
 	dir := s.config.state("temproots")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -85,6 +86,9 @@ func (s *Store) findTempRoots(found roots) error {
 	}
 	for _, entry := range entries {
 		alive := func(f *os.File) error {
+			if isSameFile(f, ofDead) {
+				return nil
+			}
 			paths, err := s.readTempRoots(f)
 			for _, p := range paths {
 				found.add(p, "the process of "+f.Name())
@@ -96,6 +100,15 @@ func (s *Store) findTempRoots(found roots) error {
 		}
 	}
 	return nil
+}
+
+func isSameFile(f, g *os.File) bool {
+	if g == nil {
+		return false
+	}
+	a, errA := f.Stat()
+	b, errB := g.Stat()
+	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
 // findRuntimeRoots finds what running processes use, as far as this user may know:

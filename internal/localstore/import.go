@@ -24,7 +24,8 @@ const (
 
 	smallNAR     = 256 << 10 // bytes; such are read as a whole and unpacked by a worker
 	unpackBuffer = 128 << 10 // for others
-	maxLocks     = 2000      // held by an import
+	maxLocks     = 4000      // held by an import
+	lockShares   = 8         // see Import
 )
 
 // ImportOptions say how paths are taken in. The zero value accepts all that is
@@ -49,6 +50,12 @@ type ImportOptions struct {
 // not yet registered. If the process dies, such paths are not valid: whoever adds them
 // next replaces them, and the next import into the store, of whatever, clears away
 // them and their locks.
+//
+// The process must be able to open the files that are locked. So the locks are bounded, by
+// mostLocks, of which a group has one share and those who wait for something have the
+// others: one what is blocked between two commits, three what a commit has beside its
+// group, and two the paths that were unpacked since. A worker whose path finds no room
+// there waits. The directories that are being unpacked have a bound of their own.
 type Import struct {
 	store      *Store
 	check      func(*nix.PathInfo) error
@@ -114,7 +121,7 @@ func (s *Store) NewImport(opts ImportOptions) *Import {
 	if im.batchPaths <= 0 {
 		im.batchPaths = defaultBatchPaths
 	}
-	im.batchPaths = min(im.batchPaths, im.mostLocks/4)
+	im.batchPaths = min(im.batchPaths, im.lockShare())
 	if im.batchBytes <= 0 {
 		im.batchBytes = defaultBatchBytes
 	}
@@ -126,14 +133,24 @@ func (s *Store) NewImport(opts ImportOptions) *Import {
 	return im
 }
 
-// mostLocks leaves most of the files that this process may open to others.
-func mostLocks() int {
+// mostLocks is a quarter of the files that this process may open.
+func mostLocks() int { return min(max(lockShares, openFiles()/4), maxLocks) }
+
+// openDirs is how many directories one path may have open while it is unpacked: another
+// quarter, for the workers and as many paths that are unpacked from their streams.
+func openDirs() int { return max(1, openFiles()/4/(2*defaultWorkers)) }
+
+// openFiles is how many files this process may open.
+func openFiles() int {
+	const plenty = 1 << 20
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return maxLocks / 10
 	}
-	return int(max(4, min(uint64(limit.Cur)/8, maxLocks)))
+	return int(min(uint64(limit.Cur), plenty))
 }
+
+func (im *Import) lockShare() int { return im.mostLocks / lockShares }
 
 // Expect says which paths are about to be added, and what they refer to. It is not
 // needed, but makes one question of many: the paths are held, and it is found out
@@ -284,8 +301,8 @@ func (im *Import) addSmall(ctx context.Context, e *entry, in *input) error {
 	im.mu.Unlock()
 	im.background.Go(func() {
 		err := im.place(ctx, e, bytes.NewReader(content), func() [sha256.Size]byte { return sha256.Sum256(content) })
+		im.placed(ctx, e, err) // which may wait, and must then keep others from unpacking
 		<-im.workers
-		im.placed(ctx, e, err)
 		im.mu.Lock()
 		delete(im.working, done)
 		im.mu.Unlock()

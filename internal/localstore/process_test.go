@@ -38,6 +38,8 @@ var helpers = map[string]func(root string) error{
 	"delete":     deleteHelper,
 
 	"ask for closures": closuresHelper,
+	"slow disk":        slowDiskHelper,
+	"contend":          contendHelper,
 	"import many":      importManyHelper,
 	"import huge":      importHugeHelper,
 }

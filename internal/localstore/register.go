@@ -149,6 +149,7 @@ func (im *Import) register(ctx context.Context, batch []*entry) (blocked []*entr
 			return blocked, nil
 		}
 		ready, rest := im.share(ready)
+		im.yieldBeyond(3*im.lockShare(), slices.Concat(rest, blocked))
 		left, all := im.regainAll(ctx, ready)
 		if batch = slices.Concat(left, rest, blocked); !all {
 			continue // without these, others may have to wait
@@ -181,7 +182,7 @@ func (im *Import) forget() {
 // share cuts off as many paths as may be locked at once. Their references are
 // valid, or come before them.
 func (im *Import) share(ready []*entry) (first, rest []*entry) {
-	n := min(len(ready), im.mostLocks/4)
+	n := min(len(ready), im.lockShare())
 	return ready[:n:n], ready[n:]
 }
 
@@ -300,7 +301,7 @@ func (im *Import) sync(batch []*entry) error {
 	if synced || im.store.config.NoSync {
 		return nil
 	}
-	if err := syncFileSystem(im.store.dir); err != nil {
+	if err := im.store.syncContents(); err != nil {
 		return fmt.Errorf("write %s to the disk: %w", im.store.config.RealDir, err)
 	}
 	for _, e := range batch {
@@ -407,17 +408,27 @@ func (s *Store) inode(p nix.StorePath) (inode, error) {
 func (im *Import) putBack(blocked []*entry) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	held := 0
+	most := im.lockShare()
+	if im.waiting > 0 {
+		most = 0
+	}
+	im.yieldBeyond(most, blocked)
 	for _, e := range blocked {
 		e.busy = false
-		if e.lock != nil {
-			held++
-			if im.waiting > 0 || held > im.mostLocks/4 {
-				im.yield(e)
-			}
-		}
 	}
 	im.queue = append(blocked, im.queue...)
+}
+
+// yieldBeyond gives up the locks of a batch but for the first so many.
+func (im *Import) yieldBeyond(most int, batch []*entry) {
+	for _, e := range batch {
+		if e.lock == nil {
+			continue
+		}
+		if most--; most < 0 {
+			im.yield(e)
+		}
+	}
 }
 
 // yield gives the lock of an unpacked path up for a while. Whoever takes it will
@@ -459,14 +470,24 @@ func (im *Import) regain(ctx context.Context, e *entry) (bool, error) {
 	}
 	lock, err := tryFileLock(im.store.RealPath(e.info.Path) + ".lock")
 	if lock == nil {
+		im.abandon(err)
 		return false, err
 	}
 	e.lock = lock
 	if err := im.recheck(ctx, e); err != nil {
+		im.abandon(err)
 		im.unlock(e)
 		return false, err
 	}
 	return true, nil
+}
+
+// abandon has a later import look for what is left of a path, if err is why its lock is
+// not ours again.
+func (im *Import) abandon(err error) {
+	if err != nil && !errors.Is(err, errAlreadyValid) {
+		im.store.leftovers.Store(true)
+	}
 }
 
 // recheck looks what became of a path while its lock was not ours.
@@ -497,11 +518,7 @@ func (im *Import) awaitLock(ctx context.Context, batch []*entry) (bool, error) {
 		if !e.busy || len(im.unknown(e)) > 0 {
 			continue
 		}
-		for _, other := range batch {
-			if other.lock != nil {
-				im.yield(other)
-			}
-		}
+		im.yieldBeyond(0, batch)
 		lock, err := waitFileLock(ctx, im.store.RealPath(e.info.Path)+".lock")
 		if err != nil {
 			return false, err

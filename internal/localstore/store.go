@@ -101,6 +101,9 @@ type Store struct {
 	announced atomic.Int64 // bytes of large NARs that are being read and have not come yet
 	drvs      drvHashes
 
+	syncContents func() error // writes the file system of the contents to the disk
+	leftovers    atomic.Bool  // contents that are not valid and have no lock stay behind
+
 	tempFiles sync.Mutex // files of temporary roots come and go one at a time
 }
 
@@ -123,6 +126,7 @@ func open(ctx context.Context, c Config) (_ *Store, err error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{config: c, log: c.Logger}
+	s.syncContents = func() error { return syncFileSystem(s.dir) }
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -221,7 +225,11 @@ func (s *Store) Close() error {
 	if s.db != nil {
 		errs = append(errs, s.db.close())
 	}
-	errs = append(errs, s.temp.close())
+	if s.leftovers.Load() {
+		errs = append(errs, s.temp.abandon())
+	} else {
+		errs = append(errs, s.temp.close())
+	}
 	for _, f := range []*os.File{s.dir, s.bigLock} {
 		if f != nil {
 			errs = append(errs, f.Close())

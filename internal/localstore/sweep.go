@@ -21,7 +21,9 @@ const maxTempRoots = 256 << 20 // bytes of one process's file
 // sweepDead clears away what processes have left that were killed while they took
 // paths in: locks, and contents that never became valid. Their temporary roots say
 // where to look, and nobody else may be at work on a path whose lock we get. It is a
-// courtesy: what cannot be cleared away is left to whoever adds the path next.
+// courtesy: what cannot be cleared away is left to whoever adds the path next. Contents
+// without a lock are those of an import that has given their locks up for a while; they
+// are cleared away, too, unless a living process has a temporary root for them.
 //
 // Nothing else here deletes the temporary roots of the dead, and they keep a second name
 // for where Nix does (see keepTempRoots).
@@ -94,31 +96,69 @@ func (s *Store) sweepRoots(ctx context.Context, f *os.File) error {
 	if err != nil {
 		return err
 	}
+	var unlocked []nix.StorePath
 	for _, p := range paths {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := errors.Join(s.sweepPath(ctx, p), s.sweepAside(p, f.Name())); err != nil {
+		if err := s.sweepAside(p, f.Name()); err != nil {
+			return err
+		}
+		if _, err := os.Lstat(s.RealPath(p) + ".lock"); err != nil {
+			unlocked = append(unlocked, p)
+		} else if err := s.sweepPath(ctx, p, nil); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.sweepUnlocked(ctx, f, unlocked)
+}
+
+// sweepUnlocked deletes those of paths that are not valid. An error says that somebody may
+// be at work on some of them, so that f, which names them, must stay.
+func (s *Store) sweepUnlocked(ctx context.Context, f *os.File, paths []nix.StorePath) error {
+	ids, err := s.pathIDs(ctx, paths)
+	if err != nil {
+		return err
+	}
+	left := make(map[nix.StorePath]inode)
+	for i, p := range paths {
+		if found, err := s.inode(p); err == nil && ids[i] == 0 {
+			left[p] = found
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	// Who takes a root after this changes the inode before the lock is free.
+	alive := make(roots)
+	if err := s.findTempRoots(alive, f); err != nil {
+		return err
+	}
+	for p, found := range left {
+		if by, rooted := alive[p]; rooted {
+			err = errors.Join(err, fmt.Errorf("%s is held by %s", p, by))
+		} else {
+			err = errors.Join(err, s.sweepPath(ctx, p, &found))
+		}
+	}
+	return err
 }
 
 // sweepPath deletes the lock of a path, and the path if it is not valid, unless somebody
-// holds the lock.
-func (s *Store) sweepPath(ctx context.Context, p nix.StorePath) error {
-	path := s.RealPath(p) + ".lock"
-	if _, err := os.Lstat(path); err != nil {
-		return nil
-	}
-	lock, err := tryFileLock(path)
+// holds the lock or the path's inode is no longer left, if that is not nil.
+func (s *Store) sweepPath(ctx context.Context, p nix.StorePath, left *inode) error {
+	lock, err := tryFileLock(s.RealPath(p) + ".lock")
 	if lock == nil || err != nil {
 		return err
 	}
 	ids, err := s.pathIDs(ctx, []nix.StorePath{p})
-	if err == nil && ids[0] == 0 {
+	if err == nil && ids[0] == 0 && s.isStill(p, left) {
 		err = nar.RemoveAllAt(s.dir, p.Base())
 	}
 	return errors.Join(err, lock.release())
+}
+
+func (s *Store) isStill(p nix.StorePath, left *inode) bool {
+	now, err := s.inode(p)
+	return left == nil || err == nil && now == *left
 }

@@ -66,7 +66,7 @@ func TestSweep(t *testing.T) {
 		real(half.Base(), ".lock"):  false,
 		real(busy.Base(), ""):       true,
 		real(busy.Base(), ".lock"):  true,
-		real(unlocked.Base(), ""):   true, // perhaps somebody's who gave the lock up for others
+		real(unlocked.Base(), ""):   false,
 		ofDead:                      false,
 	} {
 		if _, err := os.Lstat(path); (err == nil) != want || err != nil && !errors.Is(err, fs.ErrNotExist) {

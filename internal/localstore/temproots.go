@@ -243,6 +243,15 @@ func (t *tempRoots) close() error {
 	return errors.Join(err, lock.release())
 }
 
+// abandon leaves the roots as those of a dead process, for the next import to look for
+// leftovers.
+func (t *tempRoots) abandon() error {
+	if t.file == nil {
+		return nil
+	}
+	return t.file.Close()
+}
+
 // collectorWindow is how many paths a collector is told before its answers are
 // awaited: it answers each with a byte, and must never wait for us to read them.
 const collectorWindow = 64

@@ -76,7 +76,9 @@ func (im *Import) drop(e *entry) error {
 	if e.lock == nil {
 		return asideErr
 	}
-	err := errors.Join(asideErr, nar.RemoveAllAt(im.store.dir, e.info.Path.Base()), e.lock.release())
+	err := errors.Join(asideErr, nar.RemoveAllAt(im.store.dir, e.info.Path.Base()))
+	im.abandon(err)
+	err = errors.Join(err, e.lock.release())
 	e.lock = nil
 	return err
 }
@@ -91,7 +93,7 @@ func (s *Store) unpack(ctx context.Context, e *entry, contents io.Reader, sum fu
 		e.lease.begin()
 		defer e.lease.end()
 	}
-	err := nar.RestoreAt(ctx, contents, s.dir, base, nar.RestoreOptions{Canonical: true})
+	err := nar.RestoreAt(ctx, contents, s.dir, base, nar.RestoreOptions{Canonical: true, OpenDirs: openDirs()})
 	var malformed *nar.FormatError
 	if errors.As(err, &malformed) {
 		err = fmt.Errorf("%w: %w", nix.ErrDamaged, err)

@@ -19,7 +19,7 @@ const (
 	restoreBatches = 8  // of up to chunkSize each
 	restoreFiles   = 64 // files and links in a batch
 	defaultWorkers = 4
-	maxOpenDirs    = 256 // before the batches are waited for
+	maxOpenDirs    = 256
 )
 
 // canonicalTime is the modification time of everything in a store.
@@ -35,6 +35,11 @@ type RestoreOptions struct {
 	// Workers is the number of goroutines that write small files: 0 for what
 	// was found best, 1 to write all on the caller's.
 	Workers int
+
+	// OpenDirs is the number of open directories beyond which further ones wait
+	// until others are complete: 0 for what was found best. A tree that is deeper
+	// needs more.
+	OpenDirs int
 }
 
 // Restore makes the file, directory or symbolic link dest from the archive that
@@ -83,9 +88,13 @@ func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts
 		nar:       NewReader(r),
 		canonical: opts.Canonical,
 		workers:   opts.Workers,
+		openDirs:  maxOpenDirs,
 	}
 	if t.workers <= 0 {
 		t.workers = defaultWorkers
+	}
+	if opts.OpenDirs > 0 {
+		t.openDirs = min(opts.OpenDirs, maxOpenDirs)
 	}
 	chunk := chunks.Get().(*[chunkSize]byte)
 	defer chunks.Put(chunk)
@@ -107,6 +116,7 @@ type restorer struct {
 	nar       *Reader
 	canonical bool
 	workers   int
+	openDirs  int          // beyond which the batches are waited for
 	open      []*targetDir // the given directory, then those around the next node
 	dirs      atomic.Int32 // directories that are open
 
@@ -217,7 +227,7 @@ func (t *restorer) node(dir *targetDir, name string, entry *Entry) error {
 
 // directory makes a directory that is ours alone until it is complete.
 func (t *restorer) directory(parent *targetDir, name string) error {
-	if t.dirs.Load() >= maxOpenDirs {
+	if int(t.dirs.Load()) >= t.openDirs {
 		if err := t.handOn(); err != nil {
 			return err
 		}
