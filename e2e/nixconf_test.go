@@ -225,15 +225,16 @@ func (g *confGenerator) generate(t *testing.T, dir string) {
 	t.Helper()
 	g.dir, g.files = dir, make(map[string]string)
 	g.env = map[string]string{"NIX_CONF_DIR": dir + "/etc", "HOME": dir + "/home"}
-	for name, value := range map[string]string{
-		"XDG_CONFIG_HOME":     dir + "/xdg",
-		"XDG_CONFIG_DIRS":     oneOf(g, dir+"/x1:"+dir+"/x2", "", ":"+dir+"/x1:", dir+"/none:"+dir+"/x2"),
-		"NIX_USER_CONF_FILES": oneOf(g, dir+"/u1:"+dir+"/u2", "", dir+"/none::"+dir+"/u2"),
-		"NIX_REMOTE":          oneOf(g, "", "daemon", "/srv/remote"),
-		"NIX_SSL_CERT_FILE":   dir + "/nix.pem",
-		"SSL_CERT_FILE":       dir + "/any.pem",
-		"NIX_CONFIG":          g.text(1),
+	for _, variable := range [][2]string{ // no map, whose order would be another each time
+		{"XDG_CONFIG_HOME", dir + "/xdg"},
+		{"XDG_CONFIG_DIRS", oneOf(g, dir+"/x1:"+dir+"/x2", "", ":"+dir+"/x1:", dir+"/none:"+dir+"/x2")},
+		{"NIX_USER_CONF_FILES", oneOf(g, dir+"/u1:"+dir+"/u2", "", dir+"/none::"+dir+"/u2")},
+		{"NIX_REMOTE", oneOf(g, "", "daemon", "/srv/remote")},
+		{"NIX_SSL_CERT_FILE", dir + "/nix.pem"},
+		{"SSL_CERT_FILE", dir + "/any.pem"},
+		{"NIX_CONFIG", g.text(1)},
 	} {
+		name, value := variable[0], variable[1]
 		if g.rarely() || name == "XDG_CONFIG_DIRS" && g.often() {
 			g.env[name] = value
 		}
