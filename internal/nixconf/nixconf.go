@@ -111,7 +111,7 @@ func Load(env Environment) (*Settings, error) {
 			return nil, err
 		}
 	}
-	if err := s.parse(env.or("NIX_CONFIG", ""), "NIX_CONFIG", ".", 0); err != nil {
+	if err := s.parse(env.or("NIX_CONFIG", ""), "NIX_CONFIG", "", 0); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -212,6 +212,9 @@ func (s *Settings) include(file, dir string, optional bool, depth int) error {
 		return fmt.Errorf("include %s: more than %d files include each other", file, maxIncludes)
 	}
 	if !filepath.IsAbs(file) {
+		if dir == "" { // of NIX_CONFIG
+			return fmt.Errorf("include %s: it is not an absolute path", file)
+		}
 		file = filepath.Join(dir, file)
 	}
 	_, err := os.Lstat(file)

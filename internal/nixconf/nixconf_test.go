@@ -79,6 +79,21 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
+// TestIncludeInVariable has NIX_CONFIG include a file, which has no directory to begin at.
+func TestIncludeInVariable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "more.conf")
+	write(t, file, "http2 = no\n")
+	s, err := nixconf.Load(environment("NIX_CONFIG", "include "+file))
+	if err != nil || s.HTTP2() {
+		t.Errorf("an absolute path is not read: %v", err)
+	}
+	for _, line := range []string{"include more.conf", "!include more.conf"} {
+		if _, err := nixconf.Load(environment("NIX_CONFIG", line)); err == nil {
+			t.Errorf("%s was accepted", line)
+		}
+	}
+}
+
 // TestTrustedKeys holds that of several keys with one name the first is trusted.
 func TestTrustedKeys(t *testing.T) {
 	other, err := nix.GenerateSecretKey("a-1")
