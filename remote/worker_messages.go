@@ -96,18 +96,15 @@ func (c *conn) readError(r *wire.Reader) error {
 	r.String(wire.MaxField) // name
 	text := r.String(wire.MaxText)
 	noPosition(r)
-	traces := make([]string, 0, 4)
+	lines := []string{text}
 	for range r.Count(maxTraces) {
 		noPosition(r)
-		traces = append(traces, strings.TrimSpace(r.String(wire.MaxField)))
+		lines = append(lines, "… "+strings.TrimSpace(r.String(wire.MaxField)))
 		if r.Err() != nil {
 			break
 		}
 	}
-	if len(traces) > 0 {
-		text += " (" + strings.Join(traces, "; ") + ")"
-	}
-	return refuse(r, text)
+	return refuse(r, strings.Join(lines, "\n"))
 }
 
 // noPosition reads the number that would announce a position in a source file.

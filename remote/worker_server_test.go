@@ -453,7 +453,7 @@ func TestDaemonMessages(t *testing.T) {
 	}{
 		{"messages", slices.Concat(noise, words(0x616c7473, 1, chain.Top())), 1, ""},
 		{"error", slices.Concat(noise, words(0x63787470, "Error", 0, "Error", "path '\x1b[35mx\x1b[0m' is not valid", 0, 2, 0, "while a", 0, "while b")),
-			0, "ask which paths are valid: path '\x1b[35mx\x1b[0m' is not valid (while a; while b)"},
+			0, "ask which paths are valid: path '\x1b[35mx\x1b[0m' is not valid\n… while a\n… while b"},
 		{"error with a position", words(0x63787470, "Error", 0, "Error", "no", 1), 0, "broke the protocol"},
 		{"endless traces", words(0x63787470, "Error", 0, "Error", "no", 0, uint64(1)<<40), 0, "broke the protocol"},
 		{"endless fields", words(0x52534c54, 1, 105, uint64(1)<<40), 0, "broke the protocol"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -118,26 +119,30 @@ type ExitError struct {
 	Command string
 	Status  int    // -1 if it was ended by a signal, or did not say
 	Signal  string // without SIG: "TERM"; empty if it was not ended by a signal
-	Stderr  string // the last 8 KiB of what it wrote there
+	Stderr  string // the last 16 KiB of what it wrote there
 }
 
 func (e *ExitError) Error() string { return shorten(e.Command) + ": " + e.Reason() }
 
 // Reason tells how the command ended, without the command.
 func (e *ExitError) Reason() string {
-	how := fmt.Sprintf("exit status %d", e.Status)
-	last := lastLine(e.Stderr)
-	if text, ok := lastError(e.Stderr); ok && e.Signal == "" && e.Status > 0 {
-		return text
+	text, isError := lastError(e.Stderr)
+	if !isError {
+		text = lastLine(e.Stderr)
 	}
+	var how string
 	switch {
 	case e.Signal != "":
 		how = "killed by signal " + e.Signal
 	case e.Status < 0:
 		how = "ended without a status"
+	case isError:
+		return text
+	default:
+		how = fmt.Sprintf("exit status %d", e.Status)
 	}
-	if last != "" {
-		how += ": " + last
+	if text != "" {
+		how += ": " + text
 	}
 	return how
 }
@@ -171,20 +176,32 @@ func shorten(command string) string {
 const maxErrorLines = 20
 
 // lastError returns the last error in what a command wrote, as Nix and we write it: a
-// line that begins with "error:", and the lines behind it.
+// line that begins with "error:", and the lines behind it. Further errors right before it
+// are part of it: Nix ends with "some builds failed" after it said why.
 func lastError(stderr string) (text string, ok bool) {
 	lines := strings.Split(strings.TrimRight(stderr, "\n"), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		first, is := strings.CutPrefix(colours.ReplaceAllString(lines[i], ""), "error:")
-		if !is {
-			continue
+	first := -1
+	for i, line := range slices.Backward(lines) {
+		plain := colours.ReplaceAllString(line, "")
+		if strings.HasPrefix(plain, errorPrefix) {
+			first = i
+		} else if first >= 0 && plain != "" && plain[0] != ' ' {
+			break
 		}
-		lines = lines[i:min(i+maxErrorLines, len(lines))]
-		lines[0] = strings.TrimSpace(first)
-		return strings.TrimSpace(strings.Join(lines, "\n")), true
 	}
-	return "", false
+	if first < 0 {
+		return "", false
+	}
+	lines[first] = strings.TrimPrefix(colours.ReplaceAllString(lines[first], ""), errorPrefix)
+	text = strings.TrimSpace(strings.Join(lines[first:], "\n"))
+	if lines = strings.Split(text, "\n"); len(lines) > maxErrorLines {
+		const kept = maxErrorLines - 1
+		text = strings.Join(lines[:kept], "\n") + fmt.Sprintf("\n… (%d more lines)", len(lines)-kept)
+	}
+	return text, true
 }
+
+const errorPrefix = "error:"
 
 // colours are the escape sequences with which Nix marks words.
 var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")

@@ -150,13 +150,25 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
+// count returns the numbers from 1 to n, each on a line.
+func count(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "\n  %d", i+1)
+	}
+	return strings.TrimSpace(b.String())
+}
+
 // TestErrorLines wants the whole of an error that Nix writes, without its colours.
 func TestErrorLines(t *testing.T) {
 	for script, want := range map[string]string{
 		`printf 'noise\n\033[31;1merror:\033[0m no\n       … while a\n       error: really\n' >&2; exit 1`: "no\n       … while a\n       error: really",
 		`printf 'error:\n       … while a\n\n' >&2; exit 1`:                                                "… while a",
-		`printf 'error: a\nerror: b\n' >&2; exit 1`:                                                        "b",
-		`echo error: a >&2; kill -9 $$`:                                                                    "killed by signal KILL: error: a",
+		`printf 'error: a\n  more\n\nerror: b\n' >&2; exit 1`:                                              "a\n  more\n\nerror: b",
+		`printf 'error: a\nwarning: w\nerror: b\n' >&2; exit 1`:                                            "b",
+		`printf 'error: a\n  more\n' >&2; kill -9 $$`:                                                      "killed by signal KILL: a\n  more",
+		`{ printf 'error:\n'; seq -f '  %.0f' 20; } >&2; exit 1`:                                           count(20),
+		`{ printf 'error:\n'; seq -f '  %.0f' 99; } >&2; exit 1`:                                           count(19) + "\n… (80 more lines)",
 		`echo 'no error: a' >&2; exit 1`:                                                                   "exit status 1: no error: a",
 	} {
 		exit, ok := errors.AsType[*transport.ExitError](local(t, t.Context(), script).Close())
@@ -172,7 +184,7 @@ func TestStderr(t *testing.T) {
 	if !ok {
 		t.Fatal("no ExitError")
 	}
-	if len(exit.Stderr) > 8<<10 || !strings.HasSuffix(exit.Stderr, "line 1999\n\x1b]0;title\a\x1b[1;31mred\x1b[m\r\rx\u202ey\xc0\tz\n") {
+	if len(exit.Stderr) > 16<<10 || !strings.HasSuffix(exit.Stderr, "line 1999\n\x1b]0;title\a\x1b[1;31mred\x1b[m\r\rx\u202ey\xc0\tz\n") {
 		t.Errorf("%d bytes, ending in %q", len(exit.Stderr), exit.Stderr[len(exit.Stderr)-40:])
 	}
 }

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	stderrTail = 8 << 10 // bytes of stderr that an ExitError keeps
-	stderrLine = 4 << 10 // bytes of a line; longer ones are handed on in pieces
+	stderrTail = 16 << 10 // bytes of stderr that an ExitError keeps
+	stderrLine = 4 << 10  // bytes of a line; longer ones are handed on in pieces
 )
 
 // A stderrLog collects what a command says on its standard error: line by line to a
