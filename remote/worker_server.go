@@ -237,7 +237,9 @@ func (d *daemonServer) answer(ctx context.Context, op uint64) error {
 	case opQueryMissing:
 		return d.queryMissing(ctx)
 	case opQueryRealisation:
-		return d.queryRealisation()
+		return d.queryRealisation(ctx)
+	case opRegisterDrvOutput:
+		return d.registerRealisation(ctx)
 	case opNARFromPath:
 		return d.narFromPath(ctx)
 	case opAddToStoreNAR:

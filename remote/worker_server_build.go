@@ -145,12 +145,6 @@ func (d *daemonServer) refuseOther(op uint64) error {
 		return d.refuse("verify the store", atHome)
 	case opOptimiseStore:
 		return d.refuse("optimise the store", atHome)
-	case opRegisterDrvOutput:
-		d.in.String(wire.MaxText)
-		if !d.since(31) {
-			d.in.String(wire.MaxPath)
-		}
-		return d.refuse("register a realisation", "there are none in this store")
 	case opAddBuildLog:
 		d.in.String(wire.MaxPath)
 		if err := d.request("add a build log"); err != nil {

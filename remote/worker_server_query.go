@@ -257,15 +257,6 @@ func (d *daemonServer) missing(ctx context.Context, wanted string) (nix.StorePat
 	return p, nil
 }
 
-// queryRealisation knows of none: nothing is built here.
-func (d *daemonServer) queryRealisation() error {
-	d.in.String(wire.MaxField)
-	if err := d.request("tell a realisation"); err != nil {
-		return err
-	}
-	return d.reply(nil, func(w *wire.Writer) { w.Uint64(0) })
-}
-
 // narFromPath answers with an error, or with a NAR that breaks off where it turns out
 // not to be the one that the path info promises.
 func (d *daemonServer) narFromPath(ctx context.Context) error {

@@ -109,7 +109,10 @@ func TestServeDaemonRefuses(t *testing.T) {
 		{"verify", serverWriter, words(35, 1, 1), "on the host itself"},
 		{"optimise", serverWriter, words(34), "on the host itself"},
 		{"build log", serverWriter, words(45, absent.Base(), framed([]byte("log"))), "keeps none"},
-		{"realisation", serverWriter, words(42, "{}"), "there are none"},
+		{"realisation", serverWriter, words(42, "{}"), "realisation"},
+		{"realisation to a reader", reader, words(42, realisationText), "may not register realisations"},
+		{"realisation by an untrusted client", strict, words(42, realisationText), "lacks a signature by a trusted key"},
+		{"query of what is no output", reader, words(43, "sha256:00!out"), "not in the form sha256:HEX!OUTPUT"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			store := nixtest.NewStore(chain[0])
@@ -561,4 +564,34 @@ func (endlessNAR) WriteTo(w io.Writer) (n int64, err error) {
 		n += int64(more)
 	}
 	return n, err
+}
+
+// realisationText is what Nix 2.8 wrote of a build.
+const realisationText = `{"dependentRealisations":{},"id":"sha256:6b9206b68e3d12a3cc840a6e022b5394a2297822e0c61f99383ed9e99661c2cf!out","outPath":"aghv8shzw76p3aakd1zl1scsx4l5xf6l-ca-thing","signatures":[]}`
+
+// TestServeDaemonRealisations registers and queries a realisation. A client that is not
+// trusted needs a signature by a trusted key.
+func TestServeDaemonRealisations(t *testing.T) {
+	key, err := nix.GenerateSecretKey("good-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := nixtest.Dir.ParseRealisation(realisationText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Sign([]nix.SecretKey{key})
+	strict := serverWriter
+	strict.Check = func(*nix.PathInfo) error { return nix.ErrNotTrusted }
+	strict.Keys = nix.TrustedKeys{"good-1": key.Public()}
+	for _, test := range []struct {
+		options remote.ServerOptions
+		text    string
+	}{{serverWriter, realisationText}, {strict, r.Text()}} {
+		answer, err := serveDaemonBytes(nixtest.NewStore(), test.options, words(43, r.ID.String()), words(42, test.text), words(43, r.ID.String()))
+		want := bytes.Join([][]byte{words(0x616c7473, 0), words(0x616c7473), words(0x616c7473, 1, test.text)}, nil)
+		if err != nil || !bytes.Equal(answer, want) {
+			t.Errorf("answer is %q (%v), want %q", answer, err, want)
+		}
+	}
 }

@@ -97,6 +97,11 @@ func deleteRows(conn *sqlite.Conn, paths []nix.StorePath) error {
 			return err
 		}
 	}
+	for id := range ids {
+		if err := deleteRealisationRefs(conn, id); err != nil {
+			return err
+		}
+	}
 	for _, query := range []string{"DELETE FROM Refs WHERE referrer = ?", "DELETE FROM ValidPaths WHERE id = ?"} {
 		for id := range ids {
 			if err := insertRow(conn, query, id); err != nil {

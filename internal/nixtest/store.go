@@ -23,6 +23,7 @@ type Store struct {
 	objects map[nix.StorePath]Object
 	held    map[nix.StorePath]bool
 	roots   map[string]nix.StorePath
+	built   map[nix.DrvOutput]*nix.Realisation
 }
 
 // NewStore returns a store in which objects are valid.
@@ -31,6 +32,7 @@ func NewStore(objects ...Object) *Store {
 		objects: make(map[nix.StorePath]Object),
 		held:    make(map[nix.StorePath]bool),
 		roots:   make(map[string]nix.StorePath),
+		built:   make(map[nix.DrvOutput]*nix.Realisation),
 	}
 	for _, o := range objects {
 		s.objects[o.Info.Path] = o
