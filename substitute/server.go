@@ -164,7 +164,7 @@ func (s *Server) fail(res *response, r *http.Request, err error) {
 			s.options.Logger.Warn("broken off: "+err.Error(), "request", fmt.Sprintf("%.200q", r.URL.Path), "client", r.RemoteAddr)
 		}
 		panic(http.ErrAbortHandler)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, nix.ErrNotValid):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, nix.ErrNotValid), errors.Is(err, nix.ErrNoRealisation):
 		plain(res, http.StatusNotFound, "not in this cache")
 	case errors.Is(err, errBusy):
 		res.Header().Set("Retry-After", "2")

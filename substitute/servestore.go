@@ -26,6 +26,8 @@ type ServedStore interface {
 	// WriteNAR writes p's contents as they are, whether or not they are what the
 	// store promises.
 	WriteNAR(ctx context.Context, w io.Writer, p nix.StorePath) error
+	// Realisation returns an error that wraps nix.ErrNoRealisation where none is known.
+	Realisation(ctx context.Context, id nix.DrvOutput) (*nix.Realisation, error)
 }
 
 // StoreOptions say how a live store is served.
@@ -92,6 +94,9 @@ func (c *storeCache) serve(s *Server, res *response, r *http.Request, name strin
 			return err
 		}
 		return newText(info.Text()).answer(res, r, "text/x-nix-cache-info")
+	}
+	if id, ok := parseRealisationName(name); ok {
+		return c.realisation(res, r, id)
 	}
 	hash := ""
 	if r.URL.RawQuery != "" {
