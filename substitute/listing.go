@@ -49,15 +49,15 @@ func WriteListing(w io.Writer, archive io.Reader) error {
 // writer stick.
 type lister struct {
 	w    *bufio.Writer
-	open []string // paths of directories
-	more bool     // the innermost has an entry
+	open []int // lengths of the paths of directories
+	more bool  // the innermost has an entry
 }
 
 func (l *lister) text(s string) { l.w.WriteString(s) }
 
 func (l *lister) entry(e *nar.Entry) {
 	if e.Path != "" {
-		l.leave(strings.TrimSuffix(e.Path[:len(e.Path)-len(e.Name())], "/"))
+		l.leave(max(0, len(e.Path)-len(e.Name())-1))
 		if l.more {
 			l.text(",")
 		}
@@ -68,7 +68,7 @@ func (l *lister) entry(e *nar.Entry) {
 	switch e.Kind {
 	case nar.Directory:
 		l.text(`{"type":"directory","entries":{`)
-		l.open, l.more = append(l.open, e.Path), false
+		l.open, l.more = append(l.open, len(e.Path)), false
 	case nar.Symlink:
 		l.json(listingNode{Type: "symlink", Target: listedName(e.Target)})
 	default:
@@ -95,8 +95,9 @@ func listedName(name string) string {
 	return b.String()
 }
 
-// leave ends directories until dir, which is open, is the innermost.
-func (l *lister) leave(dir string) {
+// leave ends directories until the one with a path of that length, which is open, is the
+// innermost.
+func (l *lister) leave(dir int) {
 	for l.open[len(l.open)-1] != dir {
 		l.close()
 	}

@@ -77,6 +77,7 @@ func IndexAt(ctx context.Context, dir *os.File, name string) (*Tree, error) {
 func index(ctx context.Context, t *Tree) (*Tree, error) {
 	t.parent.node = -1
 	x := &indexer{ctx: ctx, t: t, dirents: make([]byte, 32<<10)}
+	defer x.open.close()
 	if err := x.node(t.dir, t.name, t.path, -1, 1); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -89,11 +90,12 @@ type indexer struct {
 	ctx     context.Context
 	t       *Tree
 	dirents []byte
+	open    levels
 }
 
 // node adds the node name in the directory dir, the depth-th from the root.
 func (x *indexer) node(dir int, name, path string, parent int32, depth int) error {
-	if depth > MaxDepth {
+	if tooDeep(depth, len(path)-len(x.t.path)-1) {
 		return pathError("dump", path, ErrTooDeep)
 	}
 	st, err := fstatat(dir, name)
@@ -124,12 +126,7 @@ func (x *indexer) directory(parentDir int, name, path string, parent int32, dept
 	if x.ctx.Err() != nil {
 		return context.Cause(x.ctx)
 	}
-	fd, err := openat(parentDir, name, dirFlags, 0)
-	if err != nil {
-		return pathError("dump", path, err)
-	}
-	defer unix.Close(fd)
-	list, err := readDir(fd, nil, x.dirents)
+	list, err := x.open.list(parentDir, name, x.dirents)
 	if err != nil {
 		return pathError("dump", path, err)
 	}
@@ -137,11 +134,14 @@ func (x *indexer) directory(parentDir int, name, path string, parent int32, dept
 	self := int32(len(x.t.nodes))
 	x.t.nodes = append(x.t.nodes, treeNode{name: name, parent: parent, kind: Directory})
 	for _, entry := range list {
-		if err := x.node(fd, entry.name, path+"/"+entry.name, self, depth+1); err != nil {
+		if err := x.node(x.open.fd(), entry.name, path+"/"+entry.name, self, depth+1); err != nil {
 			return err
 		}
 	}
 	x.t.nodes[len(x.t.nodes)-1].closes += 2
+	if err := x.open.leave(); err != nil {
+		return pathError("dump", path, err)
+	}
 	return nil
 }
 

@@ -59,9 +59,16 @@ func dump(ctx context.Context, w io.Writer, dir int, name, path string, m *marke
 	d := &dumper{ctx: ctx, cancel: cancel, w: w, marker: m}
 	d.segment = d.newSegment()
 	d.segment.buf = append(d.segment.buf, archiveStart...)
-	parent := &sourceDir{fd: dir, path: strings.TrimSuffix(path, name), borrowed: true}
-	err := d.node(parent, dirent{name: name}, 1)
-	return d.finish(err)
+	above := strings.TrimSuffix(path, name)
+	d.above = len(path) + 1
+	d.open = []sourceLevel{{dir: &sourceDir{fd: dir, path: above, borrowed: true}}}
+	err := d.finish(d.node(dirent{name: name}, 1))
+	for _, level := range d.open {
+		if level.dir != nil {
+			level.dir.release()
+		}
+	}
+	return err
 }
 
 // A dumper walks a tree in the order of the archive and cuts what it finds into
@@ -74,6 +81,8 @@ type dumper struct {
 	w       io.Writer
 	marker  *marker // nil: nothing is noted down
 	dirents []byte
+	above   int           // bytes of a path that are not below the root
+	open    []sourceLevel // the given directory, then those around the next node
 
 	segment *segment // that the walk is adding to
 	made    int      // segments that exist
@@ -121,10 +130,55 @@ func (s *sourceDir) release() {
 	}
 }
 
-// node walks the node that entry names in dir, the depth-th from the root.
-func (d *dumper) node(dir *sourceDir, entry dirent, depth int) error {
+// A sourceLevel is a directory around the place where a walk stands; dir is nil while the
+// walk has given it up.
+type sourceLevel struct {
+	dir  *sourceDir
+	path string // of one that was given up
+	id   fileID // likewise
+}
+
+// enter adds a directory with one reference.
+func (d *dumper) enter(dir *sourceDir) error {
+	d.open = append(d.open, sourceLevel{dir: dir})
+	i := len(d.open) - 1 - keptLevels
+	if i < 1 {
+		return nil // the given directory is not ours to close
+	}
+	id, err := identify(d.open[i].dir.fd)
+	if err != nil {
+		return pathError("dump", d.open[i].dir.path, err)
+	}
+	dir = d.open[i].dir
+	d.open[i] = sourceLevel{path: dir.path, id: id}
+	dir.release()
+	return nil
+}
+
+// leave gives up the innermost directory.
+func (d *dumper) leave() error {
+	i := len(d.open) - 1
+	dir, parent := d.open[i].dir, &d.open[i-1]
+	defer dir.release()
+	d.open = d.open[:i]
+	if parent.dir != nil {
+		return nil
+	}
+	fd, err := reopenParent(dir.fd, parent.id)
+	if err != nil {
+		return pathError("dump", dir.path, err)
+	}
+	parent.dir = &sourceDir{fd: fd, path: parent.path}
+	parent.dir.refs.Store(1)
+	return nil
+}
+
+// node walks the node that entry names in the innermost directory, the depth-th from the
+// root.
+func (d *dumper) node(entry dirent, depth int) error {
+	dir := d.open[len(d.open)-1].dir
 	path := dir.path + entry.name
-	if depth > MaxDepth {
+	if tooDeep(depth, len(path)-d.above) {
 		return pathError("dump", path, ErrTooDeep)
 	}
 	if entry.kind == 0 {
@@ -152,7 +206,9 @@ func (d *dumper) directory(parent *sourceDir, name string, depth int) error {
 	}
 	dir := &sourceDir{fd: fd, path: strings.TrimSuffix(path, "/") + "/"}
 	dir.refs.Store(1)
-	defer dir.release()
+	if err := d.enter(dir); err != nil {
+		return err
+	}
 	if d.dirents == nil {
 		d.dirents = make([]byte, 32<<10)
 	}
@@ -171,11 +227,14 @@ func (d *dumper) directory(parent *sourceDir, name string, depth int) error {
 		return err
 	}
 	for _, entry := range list {
-		if err := d.node(dir, entry, depth+1); err != nil {
+		if err := d.node(entry, depth+1); err != nil {
 			return err
 		}
 	}
-	return d.add(step{tokens: behind})
+	if err := d.add(step{tokens: behind}); err != nil {
+		return err
+	}
+	return d.leave()
 }
 
 // add appends a step to the segment, and hands the segment on when it is full.

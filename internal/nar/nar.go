@@ -16,12 +16,17 @@ import (
 	"strings"
 )
 
-// Limits on what an archive may contain. Nix has the same.
+// Limits on what an archive may contain. No Nix takes more.
 const (
 	MaxName   = 255  // bytes of a directory entry's name
 	MaxTarget = 4095 // bytes of a symbolic link's target
-	MaxDepth  = 64   // nodes from the root to any node, both counted
+	MaxDepth  = 64   // nodes from the root to one whose path is longer than MaxPath, both counted
+	MaxPath   = 4096 // bytes of the path of a node that lies deeper
 )
+
+// tooDeep reports whether a node may not lie as deep as that, its path from the root being
+// that long. Nix up to 2.33 ends where the system ends, later versions at 64 levels.
+func tooDeep(depth, path int) bool { return depth > MaxDepth && path > MaxPath }
 
 // A Kind is the type of a node.
 type Kind uint8
@@ -70,8 +75,8 @@ var (
 	// ErrChanged says that a file changed while it was read.
 	ErrChanged = errors.New("file changed while it was read")
 
-	// ErrTooDeep says that a tree is nested deeper than MaxDepth.
-	ErrTooDeep = fmt.Errorf("nested deeper than %d levels", MaxDepth)
+	// ErrTooDeep says that a node is nested deeper than MaxDepth and MaxPath allow.
+	ErrTooDeep = fmt.Errorf("nested deeper than %d levels, with a path of more than %d bytes", MaxDepth, MaxPath)
 )
 
 // A FormatError says where a stream is not an archive. An archive that ends

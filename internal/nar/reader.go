@@ -24,18 +24,18 @@ type Reader struct {
 	src   io.Reader
 	off   int64 // bytes read from src
 	err   error
-	kind  Kind    // of the current node, zero before the first
-	path  string  // of the current node
-	open  []level // the directories around the next node
-	left  int64   // bytes of contents not read yet
-	pad   int     // bytes of padding behind the contents
+	kind  Kind      // of the current node, zero before the first
+	path  string    // of the current node
+	open  []openDir // the directories around the next node
+	left  int64     // bytes of contents not read yet
+	pad   int       // bytes of padding behind the contents
 	buf   [MaxTarget + 4*wordSize]byte
 	chunk []byte // for contents that are passed on or skipped
 }
 
-// A level is a directory whose entries are being read.
-type level struct {
-	path string
+// An openDir is a directory whose entries are being read or written.
+type openDir struct {
+	end  int    // where its path ends in that of the current node
 	last string // name of the latest entry
 }
 
@@ -100,7 +100,7 @@ func (r *Reader) root() (*Entry, error) {
 // entry reads a directory's entry behind its first word.
 func (r *Reader) entry() (*Entry, error) {
 	dir := &r.open[len(r.open)-1]
-	r.path = dir.path
+	r.path = r.path[:dir.end]
 	b, err := r.take(len(tokOpen+tokName) + 8)
 	if err != nil {
 		return nil, err
@@ -133,8 +133,8 @@ func (r *Reader) entry() (*Entry, error) {
 	}
 	dir.last = name
 	path := name
-	if dir.path != "" {
-		path = dir.path + "/" + name
+	if r.path != "" {
+		path = r.path + "/" + name
 	}
 	return r.node(path, b[padded+len(tokNode):])
 }
@@ -144,7 +144,7 @@ func (r *Reader) entry() (*Entry, error) {
 func (r *Reader) node(path string, b []byte) (*Entry, error) {
 	r.path = path
 	start := r.off - int64(len(b))
-	if len(r.open) >= MaxDepth {
+	if tooDeep(len(r.open)+1, len(path)) {
 		return nil, r.errorAt(start, ErrTooDeep)
 	}
 	if err := r.expect(b, tokOpen, tokType); err != nil {
@@ -164,7 +164,7 @@ func (r *Reader) node(path string, b []byte) (*Entry, error) {
 			return nil, r.errorAt(r.off-int64(len(rest)), errors.New("unknown file type"))
 		}
 		r.kind = Directory
-		r.open = append(r.open, level{path: path})
+		r.open = append(r.open, openDir{end: len(path)})
 		return &Entry{Path: path, Kind: Directory}, nil
 	default:
 		return nil, r.errorAt(r.off-wordSize, fmt.Errorf("unknown file type %q", shown(b[2*wordSize:])))
@@ -264,7 +264,7 @@ func (r *Reader) leave() (more bool, err error) {
 		if len(r.open) == 0 {
 			return false, nil
 		}
-		r.path = r.open[len(r.open)-1].path
+		r.path = r.path[:r.open[len(r.open)-1].end]
 		b, err := r.take(len(tokClose + tokEntry))
 		if err != nil {
 			return false, err

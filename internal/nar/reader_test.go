@@ -202,7 +202,7 @@ var accepted = []struct {
 	{"longest name", inDirectory(strings.Repeat("n", 255))},
 	{"longest target", archive("(", "type", "symlink", "target", strings.Repeat("t", 4095), ")")},
 	{"unusual names", inDirectory("\x01", "\n", ")", "...", "..data", "\\", "\xff")},
-	{"64 levels", nested(64)},
+	{"2049 levels", nested(nar.MaxPath/2 + 1)},
 }
 
 func TestAccepted(t *testing.T) {
@@ -254,7 +254,7 @@ var rejected = []struct {
 	{"padding of contents", archive("(", "type", "regular", "contents", "=1", "!a\x00\x00\x00\x00\x00\x00\x01", ")"), "padding is not zero"},
 	{"padding of a target", archive("(", "type", "symlink", "target", "=1", "!a\x01\x00\x00\x00\x00\x00\x00", ")"), "padding is not zero"},
 	{"padding of a word", archive("=1", "!(\x00\x00\x00\x00\x00\x00\x01", "type", "regular", "contents", "", ")"), `expected "("`},
-	{"65 levels", nested(65), "nested deeper than 64 levels"},
+	{"2050 levels", nested(nar.MaxPath/2 + 2), "nested deeper than 64 levels"},
 	{"2^62 bytes", archive("(", "type", "regular", "contents", "=4611686018427387903", "!abc"), "unexpected EOF"},
 	{"2^63 bytes", archive("(", "type", "regular", "contents", "=9223372036854775808", "!abc"), "too large"},
 }
@@ -428,7 +428,7 @@ func TestWriterRejects(t *testing.T) {
 		return func(w *nar.Writer) error { _, err := io.WriteString(w, s); return err }
 	}
 	deep := []step{directory("")}
-	for n := 1; n <= nar.MaxDepth; n++ {
+	for n := 1; 2*n-1 <= nar.MaxPath+1; n++ {
 		deep = append(deep, directory(strings.Repeat("/d", n)[1:]))
 	}
 	for name, steps := range map[string][]step{

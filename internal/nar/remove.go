@@ -32,26 +32,41 @@ func RemoveAllAt(dir *os.File, name string) error {
 		return pathError("remove", path, err)
 	}
 	defer runtime.KeepAlive(dir)
-	return removeAll(int(dir.Fd()), name, path)
+	var r remover
+	defer r.open.close()
+	return r.remove(int(dir.Fd()), name, path)
 }
 
-func removeAll(dir int, name, path string) error {
+// A remover deletes a tree.
+type remover struct {
+	dirents []byte
+	open    levels
+}
+
+func (r *remover) remove(dir int, name, path string) error {
 	// Linux answers EISDIR for a directory, others EPERM.
 	err := unix.Unlinkat(dir, name, 0)
 	if err == nil || err == unix.ENOENT {
 		return nil
 	}
-	fd, openErr := openat(dir, name, dirFlags, 0)
+	if r.dirents == nil {
+		r.dirents = make([]byte, 32<<10)
+	}
+	list, openErr := r.open.list(dir, name, r.dirents)
 	if openErr == unix.ENOTDIR || openErr == unix.ELOOP {
 		return pathError("remove", path, err)
 	}
 	if openErr != nil {
 		return pathError("remove", path, openErr)
 	}
-	err = removeEntries(fd, path)
-	unix.Close(fd)
-	if err != nil {
+	if err := r.entries(list, path); err != nil {
 		return err
+	}
+	if err := r.open.leave(); err != nil {
+		return pathError("remove", path, err)
+	}
+	if len(r.open) > 0 {
+		dir = r.open.fd()
 	}
 	err = unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 	if err != nil && err != unix.ENOENT {
@@ -60,17 +75,14 @@ func removeAll(dir int, name, path string) error {
 	return nil
 }
 
-// removeEntries empties an open directory.
-func removeEntries(fd int, path string) error {
-	list, err := readDir(fd, nil, make([]byte, 32<<10))
-	if err != nil {
-		return pathError("remove", path, err)
-	}
+// entries empties the innermost directory.
+func (r *remover) entries(list []dirent, path string) error {
 	if len(list) == 0 {
 		return nil
 	}
+	fd := r.open.fd()
 	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
+	err := unix.Fstat(fd, &st)
 	if err == nil && st.Mode&0o300 != 0o300 {
 		err = unix.Fchmod(fd, 0o700)
 	}
@@ -78,7 +90,7 @@ func removeEntries(fd int, path string) error {
 		return pathError("remove", path, err)
 	}
 	for _, entry := range list {
-		if err := removeAll(fd, entry.name, filepath.Join(path, entry.name)); err != nil {
+		if err := r.remove(r.open.fd(), entry.name, filepath.Join(path, entry.name)); err != nil {
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ type RestoreOptions struct {
 
 	// OpenDirs is the number of open directories beyond which further ones wait
 	// until others are complete: 0 for what was found best. A tree that is deeper
-	// needs more.
+	// needs more, up to 64.
 	OpenDirs int
 }
 
@@ -99,7 +99,7 @@ func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts
 	chunk := chunks.Get().(*[chunkSize]byte)
 	defer chunks.Put(chunk)
 	t.nar.chunk = chunk[:]
-	parent := &targetDir{fd: int(dir.Fd()), path: filepath.Clean(dir.Name()), borrowed: true}
+	parent := &targetDir{fd: int(dir.Fd()), name: filepath.Clean(dir.Name()), borrowed: true}
 	parent.refs.Store(1)
 	t.open = append(t.open, parent)
 	return t.finish(t.tree(name))
@@ -153,8 +153,9 @@ type node struct {
 // closed when everything in it is made: as long as it is open in the walk, has
 // nodes in a batch, or has directories in it that are not complete, it has refs.
 type targetDir struct {
-	fd       int
-	path     string
+	fd       int    // negative while it is closed, when the walk is far below
+	id       fileID // of a closed one
+	name     string
 	parent   *targetDir
 	refs     atomic.Int32
 	borrowed bool
@@ -174,7 +175,9 @@ func (t *restorer) tree(root string) error {
 			return t.pathError(t.open[0], root, err)
 		}
 		for len(t.open) > 1+t.nar.depth(entry) {
-			t.release(t.pop())
+			if err := t.leave(); err != nil {
+				return err
+			}
 		}
 		name := root
 		if entry.Path != "" {
@@ -194,10 +197,64 @@ func (t *restorer) over() error {
 	return context.Cause(t.caller)
 }
 
-func (t *restorer) pop() *targetDir {
-	dir := t.open[len(t.open)-1]
-	t.open = t.open[:len(t.open)-1]
-	return dir
+// leave gives up the innermost directory.
+func (t *restorer) leave() error {
+	i := len(t.open) - 1
+	dir := t.open[i]
+	defer t.release(dir)
+	t.open = t.open[:i]
+	if dir.borrowed || t.open[i-1].fd >= 0 || t.ctx.Err() != nil {
+		return nil
+	}
+	parent := t.open[i-1]
+	err := t.limitOpen()
+	if err == nil {
+		parent.fd, err = reopenParent(dir.fd, parent.id)
+	}
+	if err != nil {
+		err = pathError("restore", parent.path(), err)
+		t.cancel(err)
+		return err
+	}
+	t.dirs.Add(1)
+	return nil
+}
+
+// enter adds a directory, and closes one far above it: nothing is made there until the walk
+// comes back.
+func (t *restorer) enter(dir *targetDir) error {
+	t.open = append(t.open, dir)
+	t.dirs.Add(1)
+	i := len(t.open) - 1 - keptLevels
+	if i < 1 {
+		return nil // the given directory is not ours to close
+	}
+	if err := t.writeOut(); err != nil {
+		return err
+	}
+	upper := t.open[i]
+	var err error
+	if upper.id, err = identify(upper.fd); err != nil {
+		return pathError("restore", upper.path(), err)
+	}
+	t.close(upper)
+	return nil
+}
+
+// close closes a directory, if it is open.
+func (t *restorer) close(dir *targetDir) {
+	if dir.fd >= 0 {
+		unix.Close(dir.fd)
+		t.dirs.Add(-1)
+	}
+	dir.fd = -1
+}
+
+func (d *targetDir) path() string {
+	if d.parent == nil {
+		return d.name
+	}
+	return filepath.Join(d.parent.path(), d.name)
 }
 
 // node makes a node, or adds it to the batch.
@@ -227,11 +284,8 @@ func (t *restorer) node(dir *targetDir, name string, entry *Entry) error {
 
 // directory makes a directory that is ours alone until it is complete.
 func (t *restorer) directory(parent *targetDir, name string) error {
-	if int(t.dirs.Load()) >= t.openDirs {
-		if err := t.handOn(); err != nil {
-			return err
-		}
-		t.unready.Wait()
+	if err := t.limitOpen(); err != nil {
+		return err
 	}
 	mode := uint32(0o777)
 	if t.canonical {
@@ -244,11 +298,26 @@ func (t *restorer) directory(parent *targetDir, name string) error {
 	if err != nil {
 		return t.pathError(parent, name, err)
 	}
-	dir := &targetDir{fd: fd, path: filepath.Join(parent.path, name), parent: parent}
+	dir := &targetDir{fd: fd, name: name, parent: parent}
 	dir.refs.Store(1)
 	parent.refs.Add(1)
-	t.dirs.Add(1)
-	t.open = append(t.open, dir)
+	return t.enter(dir)
+}
+
+// limitOpen has directories completed where too many are open.
+func (t *restorer) limitOpen() error {
+	if int(t.dirs.Load()) < t.openDirs {
+		return nil
+	}
+	return t.writeOut()
+}
+
+// writeOut makes all nodes that were read.
+func (t *restorer) writeOut() error {
+	if err := t.handOn(); err != nil {
+		return err
+	}
+	t.unready.Wait()
 	return nil
 }
 
@@ -257,11 +326,10 @@ func (t *restorer) release(dir *targetDir) {
 	for dir.refs.Add(-1) == 0 && !dir.borrowed {
 		if t.canonical && t.ctx.Err() == nil {
 			if err := complete(dir.fd, 0o555); err != nil {
-				t.cancel(pathError("restore", dir.path, err))
+				t.cancel(pathError("restore", dir.path(), err))
 			}
 		}
-		unix.Close(dir.fd)
-		t.dirs.Add(-1)
+		t.close(dir)
 		dir = dir.parent
 	}
 }
@@ -428,6 +496,7 @@ func (t *restorer) finish(err error) error {
 	if t.batch != nil {
 		t.makeAll(t.batch)
 		batches.Put(t.batch)
+		t.batch = nil
 		t.made--
 	}
 	t.running.Wait()
@@ -438,7 +507,7 @@ func (t *restorer) finish(err error) error {
 		t.cancel(&BrokenError{Offset: t.whole, Err: err}) // unless writing failed before
 	}
 	for len(t.open) > 0 {
-		t.release(t.pop())
+		t.leave() // an error is the cause, if there is none yet
 	}
 	return context.Cause(t.ctx)
 }
@@ -476,5 +545,5 @@ func (t *restorer) makeAll(b *batch) {
 }
 
 func (t *restorer) pathError(dir *targetDir, name string, err error) error {
-	return pathError("restore", filepath.Join(dir.path, name), err)
+	return pathError("restore", filepath.Join(dir.path(), name), err)
 }

@@ -305,7 +305,7 @@ func TestDumpErrors(t *testing.T) {
 	dir := t.TempDir()
 	check(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o644))
 	deep := t.TempDir()
-	check(t, os.MkdirAll(filepath.Join(deep, strings.Repeat("d/", nar.MaxDepth)), 0o755))
+	makeTooDeep(t, deep)
 	for _, test := range []struct {
 		path, names string
 		want        error
@@ -314,7 +314,7 @@ func TestDumpErrors(t *testing.T) {
 		{filepath.Join(dir, "fifo"), filepath.Join(dir, "fifo"), nar.ErrSpecial},
 		{"/dev/null", "/dev/null", nar.ErrSpecial},
 		{filepath.Join(dir, "none"), filepath.Join(dir, "none"), fs.ErrNotExist},
-		{deep, deep + strings.Repeat("/d", nar.MaxDepth), nar.ErrTooDeep},
+		{deep, strings.Repeat("/"+strings.Repeat("d", 63), nar.MaxDepth) + "/dd", nar.ErrTooDeep},
 	} {
 		err := nar.Dump(t.Context(), io.Discard, test.path)
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.names+":") {

@@ -14,9 +14,10 @@ type Writer struct {
 	buf     []byte
 	err     error
 	started bool
-	open    []level // the directories that the next node may be in
-	left    int64   // bytes of contents that are still to come
-	pad     int64   // bytes of padding behind the contents
+	open    []openDir // the directories that the next node may be in
+	dir     string    // path of the innermost of them
+	left    int64     // bytes of contents that are still to come
+	pad     int64     // bytes of padding behind the contents
 	inFile  bool
 }
 
@@ -58,7 +59,8 @@ func (w *Writer) next(e *Entry) error {
 	switch e.Kind {
 	case Directory:
 		w.buf = append(w.buf, directoryStart...)
-		w.open = append(w.open, level{path: e.Path})
+		w.open = append(w.open, openDir{end: len(e.Path)})
+		w.dir = e.Path
 		return nil
 	case Symlink:
 		if err := checkTarget(e.Target); err != nil {
@@ -96,13 +98,13 @@ func (w *Writer) place(path string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	for len(w.open) > 0 && w.open[len(w.open)-1].path != dir {
+	for len(w.open) > 0 && w.dir != dir {
 		w.endDirectory()
 	}
 	if len(w.open) == 0 {
 		return fmt.Errorf("its directory is not open")
 	}
-	if len(w.open) >= MaxDepth {
+	if tooDeep(len(w.open)+1, len(path)) {
 		return ErrTooDeep
 	}
 	parent := &w.open[len(w.open)-1]
@@ -173,6 +175,9 @@ func (w *Writer) endFile() error {
 
 func (w *Writer) endDirectory() {
 	w.open = w.open[:len(w.open)-1]
+	if len(w.open) > 0 {
+		w.dir = w.dir[:w.open[len(w.open)-1].end]
+	}
 	w.buf = append(w.buf, tokClose...)
 	w.endEntry()
 }
