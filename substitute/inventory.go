@@ -252,6 +252,9 @@ func (v *Inventory) Delete(ctx context.Context, paths []nix.StorePath) (freed in
 	if err != nil {
 		return 0, err
 	}
+	if err := v.deleteRealisations(ctx, files, doomed); err != nil {
+		return 0, err
+	}
 	for _, p := range v.referrersFirst(doomed) {
 		n := v.Infos[p]
 		if err := files.Remove(ctx, NARInfoName(p)); err != nil {

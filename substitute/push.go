@@ -75,7 +75,9 @@ func (w *Writer) Push(ctx context.Context, infos []*nix.PathInfo) (PushResult, e
 		return PushResult{}, err
 	}
 	p := newPush(w, missing)
-	err = p.run(ctx, missing)
+	if err = p.run(ctx, missing); err == nil {
+		err = w.putRealisations(ctx, infos)
+	}
 	return PushResult{
 		Present: len(infos) - len(missing), Signed: int(signed.added.Load()), Other: int(signed.other.Load()),
 		Pushed:   int(p.pushed.Load()),

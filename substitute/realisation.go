@@ -1,6 +1,9 @@
 package substitute
 
 import (
+	"context"
+	"errors"
+	"io/fs"
 	"net/http"
 	"strings"
 
@@ -42,4 +45,76 @@ func (c *storeCache) realisation(res *response, r *http.Request, id nix.DrvOutpu
 		known.Sign(c.options.Sign.Keys)
 	}
 	return newText(known.Text()).answer(res, r, "application/json")
+}
+
+// A RealisationSource is a NARSource that knows realisations.
+type RealisationSource interface {
+	// RealisationsOf returns those that lead to one of paths, dependencies first.
+	RealisationsOf(ctx context.Context, paths []nix.StorePath) ([]*nix.Realisation, error)
+}
+
+// putRealisations puts those of paths that the cache has, and signs them.
+func (w *Writer) putRealisations(ctx context.Context, infos []*nix.PathInfo) error {
+	source, ok := w.Source.(RealisationSource)
+	if !ok {
+		return nil
+	}
+	paths := make([]nix.StorePath, len(infos))
+	for i, info := range infos {
+		paths[i] = info.Path
+	}
+	all, err := source.RealisationsOf(ctx, paths)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		r.Sign(w.Keys)
+		if err := w.putRealisation(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putRealisation keeps the signatures that are in the cache. A realisation there that leads
+// to another path stays: clients may have it.
+func (w *Writer) putRealisation(ctx context.Context, r *nix.Realisation) error {
+	name := RealisationName(r.ID)
+	text, err := readFile(ctx, w.Files, name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if there, parseErr := w.StoreDir.ParseRealisation(string(text)); err == nil && parseErr == nil {
+		if there.Path != r.Path {
+			return nil
+		}
+		r.Signatures = nix.MergeSignatures(there.Signatures, r.Signatures)
+	}
+	if r.Text() == string(text) {
+		return nil
+	}
+	return putText(ctx, w.Files, name, r.Text())
+}
+
+// deleteRealisations removes those that lead to one of doomed.
+func (v *Inventory) deleteRealisations(ctx context.Context, files WritableFiles, doomed map[nix.StorePath]bool) error {
+	list, err := v.cache.Files.(ListableFiles).List(ctx, realisationDir)
+	if err != nil || len(doomed) == 0 {
+		return err
+	}
+	for name := range list {
+		if _, ok := parseRealisationName(name); !ok {
+			continue
+		}
+		text, err := readFile(ctx, files, name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if r, err := v.cache.StoreDir.ParseRealisation(string(text)); err == nil && doomed[r.Path] {
+			if err := files.Remove(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

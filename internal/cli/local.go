@@ -37,6 +37,14 @@ func (l *localEnd) close() error {
 	return errors.Join(errs...)
 }
 
+// RealisationsOf implements substitute.RealisationSource. Through Nix none are found.
+func (l *localEnd) RealisationsOf(ctx context.Context, paths []nix.StorePath) ([]*nix.Realisation, error) {
+	if l.store == nil {
+		return nil, nil
+	}
+	return l.store.RealisationsOf(ctx, paths)
+}
+
 // takeWriter hands the import over to a caller who closes it.
 func (l *localEnd) takeWriter() *localstore.Import {
 	writer := l.writer

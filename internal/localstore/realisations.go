@@ -198,3 +198,47 @@ func deleteRealisationRefs(conn *sqlite.Conn, path int64) error {
 	return insertRow(conn, `DELETE FROM RealisationsRefs WHERE referrer IN (SELECT id FROM Realisations WHERE outputPath = ?1)
 		OR realisationReference IN (SELECT id FROM Realisations WHERE outputPath = ?1)`, path)
 }
+
+// RealisationsOf returns those that lead to one of paths, dependencies first.
+func (s *Store) RealisationsOf(ctx context.Context, paths []nix.StorePath) (all []*nix.Realisation, err error) {
+	wanted := make(map[nix.StorePath]bool, len(paths))
+	for _, p := range paths {
+		wanted[p] = true
+	}
+	err = s.db.read(ctx, func(conn *sqlite.Conn) error {
+		all = nil
+		ids, err := s.realisationIDs(conn, wanted)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			r, _, err := s.realisation(conn, id)
+			if err != nil {
+				return err
+			}
+			all = append(all, r)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// realisationIDs returns the outputs whose realisation leads to one of the paths, in the
+// order in which they were registered.
+func (s *Store) realisationIDs(conn *sqlite.Conn, wanted map[nix.StorePath]bool) (ids []nix.DrvOutput, err error) {
+	if known, err := hasRealisations(conn); err != nil || !known {
+		return nil, err
+	}
+	err = sqlitex.Execute(conn, "SELECT drvPath, outputName, path FROM Realisations r JOIN ValidPaths p ON p.id = outputPath ORDER BY r.id", &sqlitex.ExecOptions{
+		ResultFunc: func(stmt *sqlite.Stmt) error {
+			p, err := s.config.StoreDir.Parse(stmt.ColumnText(2))
+			if err != nil || !wanted[p] {
+				return err
+			}
+			id, err := nix.ParseDrvOutput(stmt.ColumnText(0) + "!" + stmt.ColumnText(1))
+			ids = append(ids, id)
+			return err
+		},
+	})
+	return ids, err
+}
