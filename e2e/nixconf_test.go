@@ -58,12 +58,11 @@ type realNix struct{ program, version string }
 func realNixes(t *testing.T) []realNix {
 	t.Helper()
 	harness.Need(t, "nix")
-	out, err := exec.Command("nix", "--version").Output()
+	version, err := harness.NixVersion("nix")
 	if err != nil {
 		t.Fatal(err)
 	}
-	words := strings.Fields(string(out))
-	all := []realNix{{"nix", words[len(words)-1]}}
+	all := []realNix{{"nix", version}}
 	for _, newer := range harness.NewerNix(t) {
 		all = append(all, realNix{newer.Dir + "/nix", newer.Version})
 	}

@@ -147,14 +147,13 @@ func condition(name string) (bool, error) {
 }
 
 func nixIsAtLeast(version string) (bool, error) {
-	out, err := exec.Command("nix-store", "--version").Output()
+	is, err := harness.NixVersion("nix-store")
 	if err != nil {
-		return false, fmt.Errorf("nix-store --version: %w", err)
+		return false, err
 	}
-	words := strings.Fields(string(out))
 	have, want := [2]int{}, [2]int{}
-	if _, err := fmt.Sscanf(words[len(words)-1], "%d.%d", &have[0], &have[1]); err != nil {
-		return false, fmt.Errorf("version %q: %w", out, err)
+	if _, err := fmt.Sscanf(is, "%d.%d", &have[0], &have[1]); err != nil {
+		return false, fmt.Errorf("version %q: %w", is, err)
 	}
 	if _, err := fmt.Sscanf(version, "%d.%d", &want[0], &want[1]); err != nil {
 		return false, fmt.Errorf("version %q: %w", version, err)

@@ -9,6 +9,19 @@ import (
 	"testing"
 )
 
+// NixVersion returns the version that a program of Nix reports. Root's programs would
+// create /nix if they might use it.
+func NixVersion(program string) (string, error) {
+	cmd := exec.Command(program, "--version")
+	cmd.Env = append(os.Environ(), "NIX_REMOTE=daemon")
+	out, err := cmd.Output()
+	words := strings.Fields(string(out))
+	if err != nil || len(words) == 0 {
+		return "", fmt.Errorf("%s --version: %q: %w", program, out, err)
+	}
+	return words[len(words)-1], nil
+}
+
 // A Nix is an installation of Nix's programs.
 type Nix struct {
 	Version string

@@ -105,8 +105,9 @@ func (r *checkRun) tellLogin(login transport.Login, client string) {
 }
 
 // surveyScript tells about the machine and the programs there, a line each, and then
-// takes whatever it is sent. $1 is the store that was named.
-const surveyScript = `uname -sm; id -un; nix-store --version 2>/dev/null || echo no Nix; copy-closure --version 2>/dev/null || echo no copy-closure
+// takes whatever it is sent. $1 is the store that was named. Without NIX_REMOTE, root's
+// nix-store would create /nix.
+const surveyScript = `uname -sm; id -un; NIX_REMOTE=daemon nix-store --version 2>/dev/null || echo no Nix; copy-closure --version 2>/dev/null || echo no copy-closure
 if [ -n "$1" ]; then echo "$1"; elif [ -n "$NIX_REMOTE" ] && [ "$NIX_REMOTE" != auto ]; then echo "$NIX_REMOTE"; elif command -v nix-store >/dev/null || [ -e /nix/var/nix/db/db.sqlite ]; then echo /nix/store; else echo "${XDG_DATA_HOME:-$HOME/.local/share}/copy-closure/nix/store"; fi
 if [ -w /nix/var/nix/db ]; then echo writable; elif [ -S /nix/var/nix/daemon-socket/socket ]; then echo daemon; else echo no; fi; echo "` + surveyMark + `"; exec cat >/dev/null`
 
