@@ -62,6 +62,9 @@ func TestParseHost(t *testing.T) {
 	if h.name != "root@web1:2222" || h.program != "sudo nix-store" || h.store != "/x y" || !h.compress {
 		t.Errorf("parsed to %+v", h)
 	}
+	if _, err := parseHost("ssh-ng://web1?max-connections=2&max-connection-age=600&trusted=1&priority=3"); err != nil {
+		t.Error(err)
+	}
 	if h, err := parseHost("ssh-ng://web1"); err != nil || !h.worker {
 		t.Errorf("parsed to %+v, %v", h, err)
 	}

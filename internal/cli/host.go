@@ -71,22 +71,24 @@ func farStore(text string) string {
 
 // set applies one parameter of the URI; the names are Nix's.
 func (h *hostURI) set(key, value string) error {
-	switch key {
-	case "remote-program":
+	switch {
+	case nixconf.IsInconsequential(key):
+	case key == "trusted": // where another store takes from this one without signatures
+		_, err := nixconf.ParseBool(value)
+		return err
+	case key == "remote-program":
 		h.program = value
-	case "remote-store":
+	case key == "remote-store":
 		h.store = farStore(value)
-	case "compress":
+	case key == "compress":
 		var err error
 		if h.compress, err = nixconf.ParseBool(value); err != nil {
 			return fmt.Errorf("compress: %w", err)
 		}
-	case "ssh-key":
+	case key == "ssh-key":
 		h.keyFile = value
-	case "base64-ssh-public-host-key":
+	case key == "base64-ssh-public-host-key":
 		h.hostKey = value
-	case "max-connections", "trusted", "priority", "want-mass-query", "path-info-cache-size", "system-features":
-		// of no consequence to a copy
 	default:
 		return fmt.Errorf("unknown parameter %q: there are remote-program, remote-store, compress, ssh-key and base64-ssh-public-host-key", key)
 	}

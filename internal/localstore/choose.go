@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -264,14 +263,9 @@ func (choice *Choice) set(name, value string, u nixconf.StoreURI) (err error) {
 		c.ReadOnly, err = nixconf.ParseBool(value)
 	case name == "trusted": // where another store takes from this one without signatures
 		_, err = nixconf.ParseBool(value)
-	case slices.Contains(inconsequential, name):
+	case nixconf.IsInconsequential(name):
 	default:
 		return errors.New("unsupported")
 	}
 	return err
-}
-
-// inconsequential are parameters of Nix that change nothing in what we do.
-var inconsequential = []string{
-	"build-dir", "max-connection-age", "max-connections", "path-info-cache-size", "priority", "system-features", "want-mass-query",
 }

@@ -141,9 +141,11 @@ func TestSweepAfterCollector(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := tempDir(t)
-			fill(t, root, nixtest.Chain(1)...)
+			// A name of its own: a path that some process of another test has open is not deleted.
+			other := nixtest.Flat(fmt.Sprintf("other-%d", os.Getpid()), "other\n")
+			fill(t, root, other)
 			leaveHalf(t, root)
-			collect(t, root, nixtest.Chain(1)[0].Info.Path)
+			collect(t, root, other.Info.Path)
 			fill(t, root, nixtest.Random(3, 1)...)
 			expectTidy(t, root)
 			for _, dir := range []string{"temproots", "copy-closure/imports"} {

@@ -118,3 +118,11 @@ func (u StoreURI) String() string {
 func escapeValue(value string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(url.QueryEscape(value), "+", "%20"), "%2F", "/")
 }
+
+// IsInconsequential reports whether a parameter that Nix knows for its stores changes nothing
+// in what we do.
+func IsInconsequential(parameter string) bool {
+	return slices.Contains([]string{
+		"build-dir", "max-connection-age", "max-connections", "path-info-cache-size", "priority", "system-features", "want-mass-query",
+	}, parameter)
+}
