@@ -15,6 +15,8 @@ const (
 
 	serverMaxRoots = 1 << 17 // paths of which the closure, or an export, is asked for
 	serverMaxAsked = 10_000  // paths about which caches are asked for one question
+
+	serverMaxAddedRoots = 1 << 10 // indirect roots by an untrusted client
 )
 
 // askedPaths reads a list of paths of which only the valid ones matter. Long lists are

@@ -53,6 +53,7 @@ type daemonServer struct {
 	store    DaemonBackend
 	features []string // that both ends know
 	inGroup  error    // the first of the paths that are added without a word for each
+	roots    int      // indirect roots that the client wanted
 }
 
 // since reports whether the client knows the fields of version 1.minor.

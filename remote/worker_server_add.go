@@ -242,6 +242,9 @@ func (d *daemonServer) addIndirectRoot(ctx context.Context) error {
 		return err
 	}
 	err := d.mayWrite("add roots")
+	if d.roots++; err == nil && d.roots > serverMaxAddedRoots && d.trust() != Trusted {
+		err = fmt.Errorf("add root %q: an untrusted client may add %d roots in a session", link, serverMaxAddedRoots)
+	}
 	if err == nil {
 		err = d.store.AddIndirectRoot(ctx, link)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -131,6 +132,31 @@ func TestServeDaemonRefuses(t *testing.T) {
 				t.Errorf("store has %v", all)
 			}
 		})
+	}
+}
+
+// TestServeDaemonRoots has an untrusted client make more roots than it may.
+func TestServeDaemonRoots(t *testing.T) {
+	strict := serverWriter
+	strict.Check = func(*nix.PathInfo) error { return nix.ErrNotTrusted }
+	const limit = 1 << 10
+	for _, test := range []struct {
+		name    string
+		options remote.ServerOptions
+		want    int
+	}{{"untrusted", strict, limit}, {"trusted", serverWriter, limit + 5}} {
+		store := nixtest.NewStore()
+		var said [][]byte
+		for i := range limit + 5 {
+			said = append(said, words(12, fmt.Sprintf("/tmp/link-%d", i)))
+		}
+		if _, err := serveDaemonBytes(store, test.options, said...); err != nil {
+			t.Fatal(err)
+		}
+		made, err := store.Roots(t.Context())
+		if err != nil || len(made) != test.want {
+			t.Errorf("an %s client has made %d roots, expected %d (%v)", test.name, len(made), test.want, err)
+		}
 	}
 }
 
