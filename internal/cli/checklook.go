@@ -137,7 +137,7 @@ func (f *farEnd) survey(ctx context.Context) (*survey, error) {
 	if err == nil {
 		found.rate, err = probe(session, f.conn.RTT())
 	}
-	return found, errors.Join(err, session.Close())
+	return found, errors.Join(err, withoutCommand(session.Close()))
 }
 
 // readSurvey reads the script's lines, which may stand behind what the shell's start-up

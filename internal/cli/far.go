@@ -186,7 +186,12 @@ func (s *abortableSession) Abort() { s.cancel(errAborted) }
 // Close releases the session's context once its program has ended.
 func (s *abortableSession) Close() error {
 	defer s.cancel(errAborted)
-	err := s.Session.Close()
+	return withoutCommand(s.Session.Close())
+}
+
+// withoutCommand shortens the error of a far command to how it ended: the user has not
+// typed the script that it ran.
+func withoutCommand(err error) error {
 	var exit *transport.ExitError
 	if errors.As(err, &exit) {
 		return &lastWords{exit}
@@ -307,8 +312,8 @@ func (f *farEnd) output(ctx context.Context, command string) (string, error) {
 	}
 	const limit = 1 << 20
 	text, err := io.ReadAll(io.LimitReader(session, limit))
-	if closeErr := session.Close(); closeErr != nil {
-		return "", closeErr
+	if err := withoutCommand(session.Close()); err != nil {
+		return "", err
 	}
 	return string(text), err
 }
