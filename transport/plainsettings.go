@@ -126,10 +126,6 @@ func checkPlain(file string, data []byte, depth int, keys map[string]bool) error
 		key, value := splitSetting(lines.Text())
 		switch key {
 		case "", "host":
-		default:
-			if key[0] != '#' {
-				keys[key] = true
-			}
 		case "match", "canonicalizehostname":
 			if value == "no" {
 				continue
@@ -138,6 +134,10 @@ func checkPlain(file string, data []byte, depth int, keys map[string]bool) error
 		case "include":
 			if err := checkIncluded(file, value, depth, keys); err != nil {
 				return err
+			}
+		default:
+			if key[0] != '#' {
+				keys[key] = true
 			}
 		}
 	}

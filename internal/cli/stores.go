@@ -146,7 +146,7 @@ func openReadable(ctx context.Context, choice localstore.Choice) (*localstore.St
 }
 
 // errOpaque is why a store is read through Nix where its files might be read.
-var errOpaque = errors.New("Nix alone knows how it is to be read")
+var errOpaque = errors.New("only Nix can read this store")
 
 // holdThroughNix takes temporary roots, and waits for it: nothing else may be asked
 // of that Nix.
