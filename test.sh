@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 
 missing=
-for tool in /usr/sbin/sshd:openssh-server /usr/sbin/nginx:nginx-light xz:xz-utils bzip2:bzip2 curl:curl openssl:openssl nix-store:nix-bin nix:nix-bin ssh:openssh-client zsh:zsh fish:fish tcsh:tcsh busybox:busybox-static sudo:sudo qemu-aarch64:qemu-user strace:strace; do
+for tool in /usr/sbin/sshd:openssh-server /usr/sbin/nginx:nginx-light xz:xz-utils bzip2:bzip2 curl:curl git:git openssl:openssl nix-store:nix-bin nix:nix-bin ssh:openssh-client zsh:zsh fish:fish tcsh:tcsh busybox:busybox-static sudo:sudo qemu-aarch64:qemu-user strace:strace; do
     command -v "${tool%%:*}" >/dev/null 2>&1 || missing="$missing ${tool##*:}"
 done
 
