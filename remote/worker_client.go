@@ -293,9 +293,10 @@ func (d *Daemon) AllPaths(ctx context.Context) (paths []nix.StorePath, err error
 func (d *Daemon) pathInfosTogether(ctx context.Context, paths []nix.StorePath) ([]*nix.PathInfo, error) {
 	var infos []*nix.PathInfo
 	var budget nix.ClosureBudget
+	paths = sortedPaths(slices.Clone(paths)) // an answer may come before the question is written
 	d.rounds.Add(1)
 	err := d.ask(ctx, "ask for path infos", opQueryPathInfos, func(w *wire.Writer) {
-		w.Paths(sortedPaths(paths))
+		w.Paths(paths)
 	}, func(r *wire.Reader) error {
 		var known []nix.StorePath
 		for range r.Count(len(paths)) {

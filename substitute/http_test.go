@@ -235,8 +235,18 @@ func TestHTTPCredentials(t *testing.T) {
 // file with an absolute URL, with what curl tells them.
 func TestHTTPRedirectCredentials(t *testing.T) {
 	harness.Need(t, "curl")
+	var mu sync.Mutex
 	var seen []string
+	take := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		all := seen
+		seen = nil
+		return all
+	}
 	note := func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		seen = append(seen, r.URL.Path+" "+r.Header.Get("Authorization"))
 		if r.Header.Get("Referer")+r.Header.Get("Cookie") != "" {
 			t.Errorf("%s: the request has %v", r.URL, r.Header)
@@ -259,22 +269,21 @@ func TestHTTPRedirectCredentials(t *testing.T) {
 		"http://localhost:" + port + "/c/b", "http://a:b@localhost:" + port + "/c/b",
 		other.URL + "/c/b?to=" + url.QueryEscape(server.URL+"/c/d"),
 	} {
-		seen = nil
 		if out, err := exec.Command("curl", "-sSfL", "--noproxy", "*", "-u", "user:secret", server.URL+"/c/a?to="+url.QueryEscape(to)).CombinedOutput(); err != nil {
 			t.Fatalf("curl: %v: %s", err, out)
 		}
-		want := seen
+		want := take()
 		cache, err := substitute.NewWeb(substitute.WebOptions{}).Cache(strings.Replace(server.URL, "://", "://user:secret@", 1) + "/c")
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen = nil
-		if _, err := fetch(t, cache, "a?to="+url.QueryEscape(to)); err != nil || !slices.Equal(seen, want) {
-			t.Errorf("redirected to %s: %q, %v; curl: %q", to, seen, err, want)
+		_, err = fetch(t, cache, "a?to="+url.QueryEscape(to))
+		if got := take(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("redirected to %s: %q, %v; curl: %q", to, got, err, want)
 		}
-		seen = nil
-		if _, err := fetch(t, cache, to); err != nil || !slices.Equal(seen, want[1:]) {
-			t.Errorf("a file at %s: %q, %v; want %q", to, seen, err, want[1:])
+		_, err = fetch(t, cache, to)
+		if got := take(); err != nil || !slices.Equal(got, want[1:]) {
+			t.Errorf("a file at %s: %q, %v; want %q", to, got, err, want[1:])
 		}
 	}
 	cache, err := substitute.NewWeb(substitute.WebOptions{}).Cache(secure.URL)

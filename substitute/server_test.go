@@ -333,28 +333,28 @@ func (s *markedStore) WriteMarkedNAR(ctx context.Context, w io.Writer, p nix.Sto
 // its path has changed.
 func TestServeHashedBefore(t *testing.T) {
 	o := bigObject()
-	fresh := freshMark(t)
 	const complete, broken = http.StatusOK, -1
 	for _, test := range []struct {
 		name          string
-		first, second nar.Mark
+		first, second bool // whether the path has just been changed at that request
 		damage        bool
 		want          [2]int // of the second request, and of one more
 	}{
 		{name: "unchanged", want: [2]int{complete, complete}},
 		{name: "unchanged, as far as can be told", damage: true, want: [2]int{complete, complete}},
-		{name: "changed", second: fresh, want: [2]int{broken, complete}},
-		{name: "changed and damaged", second: fresh, damage: true, want: [2]int{broken, broken}},
-		{name: "too fresh", first: fresh, second: fresh, damage: true, want: [2]int{broken, broken}},
+		{name: "changed", second: true, want: [2]int{broken, complete}},
+		{name: "changed and damaged", second: true, damage: true, want: [2]int{broken, broken}},
+		{name: "too fresh", first: true, second: true, damage: true, want: [2]int{broken, broken}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			store := &markedStore{newLiveStore(o), test.first}
+			marks := map[bool]nar.Mark{true: freshMark(t)}
+			store := &markedStore{newLiveStore(o), marks[test.first]}
 			s := substitute.NewStoreServer(store, substitute.StoreOptions{Zstd: true}, substitute.ServerOptions{})
 			target := narURL(t, s, o)
 			if res := do(s, "GET", target); res.Code != complete {
 				t.Fatalf("first request: %d", res.Code)
 			}
-			store.mark = test.second
+			store.mark = marks[test.second]
 			if test.damage {
 				store.Damage(o.Info.Path, len(o.NAR)/2)
 			}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -217,15 +218,21 @@ func TestNoPasswordForUnverifiedHosts(t *testing.T) {
 	eachProgram(t, func(t *testing.T, program string) {
 		for _, test := range unverified {
 			t.Run(test.name, func(t *testing.T) {
+				var mu sync.Mutex
 				var got []string
+				note := func(words ...string) {
+					mu.Lock()
+					defer mu.Unlock()
+					got = append(got, words...)
+				}
 				h := passwordServer(t, &ssh.ServerConfig{
 					PasswordCallback: func(_ ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
-						got = append(got, string(password))
+						note(string(password))
 						return nil, errors.New("no")
 					},
 					KeyboardInteractiveCallback: func(_ ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
 						answers, _ := ask("", "", []string{"Password: "}, []bool{false})
-						got = append(got, answers...)
+						note(answers...)
 						return nil, errors.New("no")
 					},
 				})
@@ -238,6 +245,8 @@ func TestNoPasswordForUnverifiedHosts(t *testing.T) {
 				if err == nil {
 					t.Fatal("let in")
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if sent := len(got) > 0; sent != test.verified {
 					t.Errorf("the host got %q", got)
 				}

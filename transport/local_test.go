@@ -179,7 +179,7 @@ func TestErrorLines(t *testing.T) {
 }
 
 func TestStderr(t *testing.T) {
-	s := local(t, t.Context(), `i=0; while [ $i -lt 2000 ]; do echo "line $i" >&2; i=$((i+1)); done; printf '\033]0;title\007\033[1;31mred\033[m\r\rx\342\200\256y\300\tz' >&2; exit 1`)
+	s := local(t, t.Context(), `seq -f 'line %.0f' 0 1999 >&2; printf '\033]0;title\007\033[1;31mred\033[m\r\rx\342\200\256y\300\tz' >&2; exit 1`)
 	exit, ok := errors.AsType[*transport.ExitError](s.Close())
 	if !ok {
 		t.Fatal("no ExitError")
