@@ -257,6 +257,8 @@ func (c *conn) explain(err error) error {
 		return prelude
 	case errors.As(err, &format):
 		return fmt.Errorf("the far end broke the protocol: %w", err)
+	case errors.Is(err, errWrongEnd):
+		return err // how a program ends that was closed in the middle of its work says nothing
 	case closeErr != nil:
 		return farError(closeErr)
 	case gone:
