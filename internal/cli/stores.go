@@ -145,7 +145,7 @@ func openReadable(ctx context.Context, choice localstore.Choice) (*localstore.St
 	return store, nil
 }
 
-// errOpaque is why a store is read through Nix where its files might be read.
+// errOpaque says why a store is used through Nix although its files can be read.
 var errOpaque = errors.New("only Nix can read this store")
 
 // holdThroughNix takes temporary roots, and waits for it: nothing else may be asked

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// ErrClosureTooLarge means that whoever describes a closure found no end.
+// ErrClosureTooLarge means that a closure described by a far end or a cache exceeds a limit.
 var ErrClosureTooLarge = errors.New("the closure is too large")
 
 // Sizes of what the fields of a path info take beside their text: the header of a
@@ -27,8 +27,8 @@ func (info *PathInfo) MemorySize() int {
 	return size
 }
 
-// Limits on a closure that somebody else describes, who might never come to an end.
-// They hold twice what the largest systems have.
+// Limits on a closure described by a far end or a cache, which could invent references for
+// ever. No real system is meant to reach them.
 const (
 	MaxClosurePaths  = 1_000_000
 	MaxClosureMemory = 512 << 20 // bytes of path infos
